@@ -13,7 +13,6 @@ from .commands.options import (
     HintedUsageError,
     common_options,
     import_command,
-    nearest,
     need_command,
     write_sections,
 )
@@ -35,7 +34,7 @@ class RootGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in COMMANDS:
-            return import_command(COMMANDS[cmd_name][0], cmd_name)
+            return import_command(f"tinyagent_cli.commands.{cmd_name}", cmd_name)
         if cmd_name in self._plugin_commands():
             from .plugins.registry import PluginLoader
             from .run.garbage import collect_from_now_on
@@ -59,7 +58,7 @@ class RootGroup(click.Group):
         except click.NoSuchOption as error:
             if error.possibilities:
                 raise
-            from .terminal.command_line import command_line, run_command
+            from .terminal.hints import command_line, run_command
 
             place = next((place for place, word in enumerate(typed) if word in COMMANDS), 0)
             only_options = place > 0 and all(word.startswith("-") for word in typed[:place])
@@ -92,17 +91,14 @@ class RootGroup(click.Group):
             raise plugin_exit(error) from error
 
     def _no_such_command(self, ctx: click.Context, name: str) -> NoReturn:
-        from .terminal.command_line import run_command
+        from .terminal.hints import nearest, run_command
 
         near = None if " " in name else nearest(name, self.list_commands(ctx))
         meant = f"Did you mean {near!r}?" if near else f"To ask a model: {run_command(name)}"
         raise click.UsageError(f"No such command {one_line(name, 60)!r}. {meant}", ctx=ctx)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        sections = {
-            heading: [(name, text) for name, (_, text) in group.items()]
-            for heading, group in COMMAND_GROUPS.items()
-        }
+        sections = {heading: list(group.items()) for heading, group in COMMAND_GROUPS.items()}
         plugins = self._plugin_commands()
         sections["Commands of plugins"] = [
             (name, one_line(from_whom(plugins[name]))) for name in sorted(plugins)
@@ -113,8 +109,7 @@ class RootGroup(click.Group):
         from click.shell_completion import CompletionItem
 
         plugins = self._plugin_commands()
-        texts = {name: text for name, (_, text) in COMMANDS.items()}
-        texts |= {name: from_whom(entries) for name, entries in plugins.items()}
+        texts = COMMANDS | {name: from_whom(entries) for name, entries in plugins.items()}
         found = [
             CompletionItem(name, help=text) for name, text in texts.items() if name.startswith(incomplete)
         ]
@@ -133,7 +128,7 @@ class RootGroup(click.Group):
 
 def from_whom(entries: list[Plugin]) -> str:
     """Return the distributions of an entry point's name, as a sentence."""
-    return "From " + ", ".join(f"{entry.distribution} {entry.version}" for entry in entries) + "."
+    return "From " + ", ".join(entry.origin for entry in entries) + "."
 
 
 def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -28,6 +28,7 @@ class AppContext:
         self.no_color = False
         self.before_message: Callable[[], None] | None = None
         """Called before each message, to erase what is drawn below the output."""
+        self._details: set[str] = set()
 
     def show(self, text: str) -> None:
         """Show text of tinyagent itself, such as help, even with -q."""
@@ -42,6 +43,12 @@ class AppContext:
         """Show a detail if -v is set."""
         if self.verbosity and not self.quiet:
             self.dim(_shown(text))
+
+    def detail_once(self, text: str) -> None:
+        """Show a detail that each request of a run repeats, unless it was shown."""
+        if text not in self._details:
+            self._details.add(text)
+            self.detail(text)
 
     def dim(self, text: str) -> None:
         """Show an event of a run, in grey."""
@@ -90,9 +97,9 @@ class AppContext:
     @property
     def columns(self) -> int | None:
         """The width to which messages are wrapped; None for no limit."""
-        from .terminal.wrapping import terminal_width
+        from .terminal.wrapping import wrap_width
 
-        return terminal_width(2)
+        return wrap_width(2)
 
     def paint(self, code: str, text: str) -> str:
         """Return text in a colour of standard error; unchanged without colours."""

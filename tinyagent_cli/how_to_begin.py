@@ -6,8 +6,8 @@ from tinyagent.errors import NotConfiguredError, TinyAgentError
 
 from .config.model_choice import choose
 from .config.settings import load_settings
-from .terminal.live import columns
 from .terminal.tables import table_lines
+from .terminal.wrapping import columns
 
 __all__ = ["how_to_begin"]
 

@@ -5,7 +5,6 @@ Model ids come from the configuration, the defaults and the last `models list`.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from .plugins.discovery import EXECUTORS, find, installed
@@ -41,41 +40,29 @@ COMPLETION_VARIABLE = "_TINYAGENT_COMPLETE"
 """The environment variable with which a shell's completion script requests completions."""
 
 
-_SHOWN_ID = 8
-"""Digits of the id of a session."""
-
-_SHOWN_APPROVAL = 12
-"""Digits of the id of an approval."""
-
 _MOST_SESSIONS = 100
 """The most sessions that are offered."""
 
 
 def complete_tools(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete tool plugins, their tools after a dot, and files of this folder; the shell completes paths."""
-    from click.shell_completion import CompletionItem
-
     if "/" in incomplete or incomplete.startswith((".", "~")):
-        return [CompletionItem(incomplete, type="file")]
+        return [_item(incomplete, type="file")]
     installed_tools = [
-        CompletionItem(entry.name, help=f"{entry.distribution} {entry.version}")
-        for entry in find("tools")
-        if entry.name.startswith(incomplete)
+        _item(entry.name, help=entry.origin) for entry in find("tools") if entry.name.startswith(incomplete)
     ]
     plugin, dot, tool = incomplete.partition(".")
     if dot:
         from .plugins.declarations import declared_tools
 
         single = [name for name in declared_tools(plugin) if name.startswith(tool)]
-        installed_tools += [CompletionItem(f"{plugin}.{name}") for name in single]
+        installed_tools += [_item(f"{plugin}.{name}") for name in single]
     files = _paths("", incomplete) if incomplete else []
     return installed_tools + [item for item in files if item.value.endswith(".py")]
 
 
 def complete_allowed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the names of single tools: of those that -t or the configuration chooses, or else of all."""
-    from click.shell_completion import CompletionItem
-
     from .plugins.declarations import declared_tools
 
     requests = ctx.params.get("tools")
@@ -84,14 +71,12 @@ def complete_allowed(ctx: click.Context, param: click.Parameter, incomplete: str
         requests = (found.run.tools if found else None) or [entry.name for entry in find("tools")]
     tools = {name: request for request in reversed(requests) for name in declared_tools(request)}
     names = [name for name in sorted(tools) if name.startswith(incomplete)]
-    return [CompletionItem(name, help=f"from {tools[name]}") for name in names]
+    return [_item(name, help=f"from {tools[name]}") for name in names]
 
 
 def complete_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Let the shell complete paths, for an argument that may also be something else."""
-    from click.shell_completion import CompletionItem
-
-    return [CompletionItem(incomplete, type="file")]
+    return [_item(incomplete, type="file")]
 
 
 def complete_executors(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -109,8 +94,6 @@ def _paths(prefix: str, start: str) -> list[CompletionItem]:
     """Return the paths that begin with `start`, after a prefix that the shell does not know."""
     import os
 
-    from click.shell_completion import CompletionItem
-
     folder, slash, name = start.rpartition("/")
     try:
         with os.scandir((folder or slash) or ".") as entries:
@@ -118,7 +101,7 @@ def _paths(prefix: str, start: str) -> list[CompletionItem]:
     except OSError:
         return []
     return [
-        CompletionItem(f"{prefix}{folder}{slash}{entry}{'/' if is_folder else ''}")
+        _item(f"{prefix}{folder}{slash}{entry}{'/' if is_folder else ''}")
         for entry, is_folder in found
         if entry.startswith(name) and entry.startswith(".") <= name.startswith(".")
     ]
@@ -138,11 +121,11 @@ def complete_providers(ctx: click.Context, param: click.Parameter, incomplete: s
 
 def complete_stored_keys(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Complete the names in `keys.toml`. The keyring is not asked, because it may show a dialog."""
-    from .config.environment import config_directory
+    from .config.environment import keys_file
     from .config.files import read_keys
 
     try:
-        names = sorted(read_keys(config_directory() / "keys.toml"))
+        names = sorted(read_keys(keys_file()))
     except Exception:  # noqa: BLE001 - a completion cannot show errors
         return []
     return [name for name in names if name.startswith(incomplete)]
@@ -150,8 +133,6 @@ def complete_stored_keys(ctx: click.Context, param: click.Parameter, incomplete:
 
 def complete_settings(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the keys of settings, with the names of the configured providers."""
-    from click.shell_completion import CompletionItem
-
     from .config.reference import NAME, all_settings
 
     found = _settings()
@@ -163,7 +144,7 @@ def complete_settings(ctx: click.Context, param: click.Parameter, incomplete: st
     for setting in all_settings():
         table, placeholder, rest = setting.key.partition(f".{NAME}.")
         keys = [f"{table}.{name}.{rest}" for name in names.get(table, ())] if placeholder else [setting.key]
-        items += [CompletionItem(key, help=setting.description) for key in keys if key.startswith(incomplete)]
+        items += [_item(key, help=setting.description) for key in keys if key.startswith(incomplete)]
     return items
 
 
@@ -171,38 +152,34 @@ def complete_setting_values(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Complete the value of the setting that the argument before names."""
-    from click.shell_completion import CompletionItem
-
     from .config.reference import NAME, all_settings
 
     key = str(ctx.params.get("key"))
     if key == "run.model" or key.startswith("aliases."):
-        return [CompletionItem(name) for name in complete_models(ctx, param, incomplete)]
+        return [_item(name) for name in complete_models(ctx, param, incomplete)]
     if key in ("run.tools", "run.allow", "run.deny"):
         before, comma, last = incomplete.rpartition(",")
         names = (complete_tools if key == "run.tools" else complete_allowed)(ctx, param, last)
-        return [CompletionItem(before + comma + item.value, item.type, item.help) for item in names]
+        return [_item(before + comma + item.value, item.help, item.type) for item in names]
     parts = key.split(".")
     for setting in all_settings():
         pattern = setting.key.split(".")
         if len(parts) == len(pattern) and all(a in (b, NAME) for a, b in zip(pattern, parts, strict=True)):
-            return [CompletionItem(value) for value in setting.values if value.startswith(incomplete)]
+            return [_item(value) for value in setting.values if value.startswith(incomplete)]
     return []
 
 
 def complete_approvals(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the ids of stored approvals, with their tools and arguments."""
-    from click.shell_completion import CompletionItem
-
-    from .config.environment import APPROVALS_FILE, config_directory
-    from .run.approval_store import ApprovalStore
+    from .config.environment import approvals_file
+    from .run.approval_store import SHOWN_ID, ApprovalStore
 
     try:
-        found = sorted(ApprovalStore(config_directory() / APPROVALS_FILE), key=lambda a: a.created)
+        found = sorted(ApprovalStore(approvals_file()), key=lambda a: a.created)
     except Exception:  # noqa: BLE001 - a completion cannot show errors
         return []
     return [
-        CompletionItem(approval.id[:_SHOWN_APPROVAL], help=f"{approval.tool} {approval.arguments}")
+        _item(approval.id[:SHOWN_ID], help=f"{approval.tool} {approval.arguments}")
         for approval in found
         if approval.id.startswith(incomplete)
     ]
@@ -229,10 +206,9 @@ def complete_aliases(ctx: click.Context, param: click.Parameter, incomplete: str
 
 def complete_sessions(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the names of sessions, then the ids of the others; the last used ones come first."""
-    from click.shell_completion import CompletionItem
-
     from .config.environment import sessions_directory
-    from .sessions.files import NAMED, SUFFIX
+    from .sessions.files import NAMED, SHOWN_ID, SUFFIX
+    from .terminal.amounts import time_text
 
     found: list[tuple[bool, float, str]] = []
     try:
@@ -242,11 +218,11 @@ def complete_sessions(ctx: click.Context, param: click.Parameter, incomplete: st
                 status = file.lstat()
                 name = file.name.removesuffix(SUFFIX)
                 if status.st_size:
-                    found.append((not named, -status.st_mtime, name if named else name[:_SHOWN_ID]))
+                    found.append((not named, -status.st_mtime, name if named else name[:SHOWN_ID]))
     except OSError:
         pass  # a completion cannot show errors
     return [
-        CompletionItem(name, help=time.strftime("%Y-%m-%d %H:%M", time.localtime(-used)))
+        _item(name, help=time_text(round(-used * 1000))[:16])
         for _, used, name in sorted(found)
         if name.startswith(incomplete)
     ][:_MOST_SESSIONS]
@@ -254,8 +230,6 @@ def complete_sessions(ctx: click.Context, param: click.Parameter, incomplete: st
 
 def complete_templates(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the names of templates, with their files. They are not read, and no plugin is loaded."""
-    from click.shell_completion import CompletionItem
-
     from .config.known_templates import read_known
     from .config.templates import all_templates
 
@@ -264,13 +238,11 @@ def complete_templates(ctx: click.Context, param: click.Parameter, incomplete: s
         found |= {template.name: template.description for template in read_known()}
     except Exception:  # noqa: BLE001 - a completion cannot show errors
         return []
-    return [CompletionItem(name, help=found[name]) for name in sorted(found) if name.startswith(incomplete)]
+    return [_item(name, help=found[name]) for name in sorted(found) if name.startswith(incomplete)]
 
 
 def complete_variables(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete the variables of the template of `-p`, with their defaults."""
-    from click.shell_completion import CompletionItem
-
     from .config.known_templates import read_known
     from .config.templates import PROMPT, STDIN, find_template, read_template
 
@@ -278,7 +250,7 @@ def complete_variables(ctx: click.Context, param: click.Parameter, incomplete: s
     known = next((template for template in read_known() if template.name == name), None)
     if known is not None:
         return [
-            CompletionItem(f"{variable}=", help=about)
+            _item(f"{variable}=", help=about)
             for variable, about in known.variables.items()
             if variable.startswith(incomplete)
         ]
@@ -287,7 +259,7 @@ def complete_variables(ctx: click.Context, param: click.Parameter, incomplete: s
     except Exception:  # noqa: BLE001 - a completion cannot show errors
         return []
     return [
-        CompletionItem(f"{name}=", help=str(content.defaults.get(name, "")))
+        _item(f"{name}=", help=str(content.defaults.get(name, "")))
         for name in content.variables
         if name not in (PROMPT, STDIN) and name.startswith(incomplete)
     ]
@@ -297,6 +269,12 @@ def complete_records(ctx: click.Context, param: click.Parameter, incomplete: str
     """Complete the names and ids of sessions, and files; the shell completes other paths."""
     found = complete_sessions(ctx, param, incomplete)
     return [*found, *_paths("", incomplete)] if found else complete_files(ctx, param, incomplete)
+
+
+def _item(value: str, help: str | None = None, type: str = "plain") -> CompletionItem:
+    from click.shell_completion import CompletionItem
+
+    return CompletionItem(value, type, help)
 
 
 def _settings() -> Settings | None:

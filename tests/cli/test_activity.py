@@ -11,7 +11,8 @@ import pytest
 from tinyagent.testing import FakeServer, Wait
 from tinyagent.testing.server import chat_chunk
 from tinyagent_cli.terminal.activity import call_line, with_update
-from tinyagent_cli.terminal.live import LiveLines, fit
+from tinyagent_cli.terminal.live import LiveLines
+from tinyagent_cli.terminal.wrapping import fit
 
 from .conftest import Cli, FakeReply
 

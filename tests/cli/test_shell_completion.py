@@ -197,7 +197,7 @@ def test_a_completion_imports_little(cli: Cli, line: str) -> None:
     done = cli.shell(f"{sys.executable} -P {script}", **shell)
     modules = set(done.err.split(" "))
     assert set() == modules & {"tinyagent", "msgspec", "asyncio", "pluggy", "importlib.metadata"}
-    commands = {name for name in modules if name in {module for module, _ in COMMANDS.values()}}
+    commands = modules & {f"tinyagent_cli.commands.{name}" for name in COMMANDS}
     assert len(commands) <= 1
 
 

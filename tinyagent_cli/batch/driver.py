@@ -15,12 +15,14 @@ import msgspec
 from tinyagent.errors import ConfigurationError, RunLimitError, TinyAgentError
 from tinyagent.executors import BatchItem, ItemResult, WorkerSpec
 from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.config.files import LimitsTable
 from tinyagent_cli.config.model_choice import parse_options
 from tinyagent_cli.config.settings import Settings, load_settings
 from tinyagent_cli.exit_codes import InputError, WriteError
 from tinyagent_cli.plugins.discovery import used_distributions
 from tinyagent_cli.run.garbage import collect_from_now_on
-from tinyagent_cli.run.plan import RunOptions, read_system
+from tinyagent_cli.run.options import RunOptions
+from tinyagent_cli.run.plan import read_system
 from tinyagent_cli.run.process_exit import runner_closed_at_exit
 from tinyagent_cli.run.prompt_input import StandardInput
 from tinyagent_cli.sinks.record_file import refuse_inputs
@@ -31,7 +33,7 @@ from .environment import worker_environment
 from .executors import choose_executor
 from .items import BadLine, Form, count_items, read_items
 from .output import Before, ResultFile
-from .progress import Counts, ProgressDisplay, show_summary
+from .progress import Counts, ProgressDisplay, summary
 from .prompts import ItemTemplate, inline_template, stored_template
 from .source import entries
 from .worker import FACTORY, BatchWorker, Recipe, failure_of
@@ -104,14 +106,14 @@ def execute(app: AppContext, options: BatchOptions) -> int:
         concurrency=options.jobs,
         rpm=options.rpm,
         tpm=options.tpm,
-        most_workers=min(
-            [options.jobs, *(table.concurrency or options.jobs for table in recipe.limits.values())]
-        ),
         directory=str(Path.cwd()),
         shared=() if options.records is None else (str(Path(options.records).absolute()),),
     )
     plan = BatchWorker(app, recipe, spec).plan  # reports what is missing, before OUT is created
-    spec = msgspec.structs.replace(spec, requirements=used_distributions())
+    limit = recipe.limits.get(plan.provider.name, LimitsTable()).concurrency
+    spec = msgspec.structs.replace(
+        spec, most_workers=limit or options.jobs, requirements=used_distributions()
+    )
     if options.records is not None:
         _make_folder(options.records)
     _allow_files(options.jobs * FILES_FOR_EACH)
@@ -345,7 +347,7 @@ class _Batch:
         """Show the summary. Return the exit code, or raise what ended the batch early."""
         if self._counts.is_empty and self._cause is None:
             self._app.note("The input has no items.")
-        show_summary(self._app, self._counts)
+        self._app.note(summary(self._counts))
         if self._cause is not None:
             raise self._cause
         return 1 if self._counts.failed else 0

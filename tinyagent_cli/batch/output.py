@@ -180,10 +180,6 @@ class ResultFile:
                     new.write(line)
                 at += len(line)
 
-    def _last(self, item_id: str) -> int:
-        found: tuple[int] = self._ids.execute("SELECT at FROM results WHERE id = ?", (item_id,)).fetchone()
-        return found[0]
-
     def close(self) -> None:
         """Release the lock and close the file."""
         self._ids.close()

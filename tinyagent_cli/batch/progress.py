@@ -9,10 +9,12 @@ from collections import Counter
 from tinyagent._net.errors import format_duration
 from tinyagent.executors import ItemResult
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.terminal.live import LiveLines, fit
+from tinyagent_cli.terminal.amounts import dollar_text
+from tinyagent_cli.terminal.live import LiveLines
 from tinyagent_cli.terminal.sanitise import one_line
+from tinyagent_cli.terminal.wrapping import fit
 
-__all__ = ["Counts", "ProgressDisplay", "show_summary", "status", "summary"]
+__all__ = ["Counts", "ProgressDisplay", "status", "summary"]
 
 LINE_S = 10.0
 """Seconds between two lines where there is no terminal."""
@@ -155,16 +157,12 @@ def status(counts: Counts, *, short: bool = False) -> str:
     if not short:
         parts.append(f"{round(counts.tokens_out / max(seconds, 0.001)):,} tokens/s")
         if counts.cost:
-            parts.append(_dollars(counts.cost))
+            parts.append(dollar_text(counts.cost, estimated=False))
     done = counts.answered + counts.failed
     if left and done:
         rest = format_duration(round(left * seconds / done))
         parts.append(f"{rest} to go" if short else f"about {rest} to go")
     return " · ".join(parts)
-
-
-def _dollars(cost: float) -> str:
-    return f"${cost:.6f}".rstrip("0")
 
 
 def summary(counts: Counts) -> str:
@@ -176,15 +174,10 @@ def summary(counts: Counts) -> str:
         parts.append(f"{counts.skipped:,} had an answer before")
     parts.append(f"{counts.tokens_in:,} tokens in, {counts.tokens_out:,} out")
     if counts.cost:
-        parts.append(_dollars(counts.cost))
+        parts.append(dollar_text(counts.cost, estimated=False))
     parts.append(f"{counts.seconds:.1f} s")
     lines = [" · ".join(parts)]
     for kind, number in counts.failures.most_common():
         example = counts.examples.get(kind)
         lines.append(f"  {kind}: {number:,}" + (f", such as {one_line(example, 200)}" if example else ""))
     return "\n".join(lines)
-
-
-def show_summary(app: AppContext, counts: Counts) -> None:
-    """Show the summary on standard error."""
-    app.note(summary(counts))

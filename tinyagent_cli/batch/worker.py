@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import signal
-import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
@@ -16,22 +15,23 @@ from urllib.parse import quote
 import msgspec
 
 from tinyagent import _json
-from tinyagent._answer import answer_error
 from tinyagent._answer_form import json_form
 from tinyagent._stream.message_checks import checked_messages, is_sent
 from tinyagent._stream.model import HttpModel
 from tinyagent.agent_types import AgentMessage, JsonDict, Model, Provider, UserMessage
-from tinyagent.errors import ConfigurationError, EmptyReplyError, TinyAgentError
+from tinyagent.errors import ConfigurationError, TinyAgentError
 from tinyagent.executors import BatchItem, ItemResult, WorkerSpec
 from tinyagent.request_limits import ProviderLimits, RequestLimits
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config.files import LimitsTable
-from tinyagent_cli.exit_codes import EXIT_CODES, InputError, RunTimeoutError, describe, plugin_exit
+from tinyagent_cli.exit_codes import EXIT_CODES, InputError, describe, plugin_exit
+from tinyagent_cli.run.agent import make_agent, make_guards, prompt, time_limit
 from tinyagent_cli.run.approvals import Asked
-from tinyagent_cli.run.driver import make_agent, make_guards
 from tinyagent_cli.run.lifetime import Lifetime
-from tinyagent_cli.run.outcome import add_cost, in_terms_of_options
-from tinyagent_cli.run.plan import Plan, RunOptions, prepare
+from tinyagent_cli.run.model import LoadedModel
+from tinyagent_cli.run.options import RunOptions
+from tinyagent_cli.run.outcome import add_cost, in_terms_of_options, missing_answer
+from tinyagent_cli.run.plan import Plan, prepare
 from tinyagent_cli.run.progress import Progress
 from tinyagent_cli.run.prompt_input import StandardInput, build_prompt
 from tinyagent_cli.run.record_lines import result
@@ -82,7 +82,8 @@ def provider_limits(
 ) -> tuple[ProviderLimits, dict[str, ProviderLimits]]:
     """Return the limits of a worker: of each provider, and of single providers by name.
 
-    Of two limits the lower one applies. The sum of all workers' limits is the limit of the batch.
+    Of two limits the lower one applies. The sum of all workers' limits is the limit of the batch. A provider
+    that allows fewer requests at a time than there are workers is left out: no item can use it.
 
     Args:
         spec: The spec of the worker, which has the limits of the options.
@@ -101,6 +102,7 @@ def provider_limits(
             )
         )
         for name, table in limits.items()
+        if table.concurrency is None or table.concurrency >= spec.parts
     }
 
 
@@ -113,18 +115,6 @@ class _Conversation(TypedDict):
 
     history: list[AgentMessage]
     message: UserMessage
-
-
-class _Clock:
-    """The seconds since an item has started."""
-
-    def __init__(self) -> None:
-        self._started = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """The seconds."""
-        return time.monotonic() - self._started
 
 
 def make_worker(spec: WorkerSpec) -> BatchWorker:
@@ -152,17 +142,17 @@ class BatchWorker:
         stdin = StandardInput(None, app.note)
         self.plan: Plan = prepare(app, recipe.options, stdin, Lifetime(), prompts_follow=True)
         limits, of_providers = provider_limits(spec, recipe.limits)
+        self._workers = spec.parts
         self._limits = RequestLimits(limits, providers=of_providers)
         self._provider = self._limited(self.plan.provider)
-        self._models: dict[str, tuple[Provider, Model, str | None]] = {}
+        self._models: dict[str, LoadedModel] = {}
 
     async def aclose(self) -> None:
         """Do nothing: the event loop closes the connections."""
 
     async def run(self, item: BatchItem) -> ItemResult:
         """Run an item. A failure is a result, too."""
-        clock = _Clock()
-        progress = Progress(clock)
+        progress = Progress()
         error: BaseException | None
         try:
             plan = self._plan_of(item)
@@ -171,7 +161,7 @@ class BatchWorker:
             error = plugin_exit(exited)
         except Exception as failed:  # noqa: BLE001 - it is the result of this item
             error = failed
-        return _result(item, self._recipe.keep, progress, error, clock.seconds)
+        return _result(item, self._recipe.keep, progress, error)
 
     def _plan_of(self, item: BatchItem) -> Plan:
         """Return the plan of an item.
@@ -202,11 +192,22 @@ class BatchWorker:
             max_tokens=item.settings.get("max_tokens", plan.max_tokens),
         )
 
-    def _load_model(self, name: str) -> tuple[Provider, Model, str | None]:
+    def _load_model(self, name: str) -> LoadedModel:
         if name not in self._models:
-            provider, model, key = self.plan.load_model(name)
-            self._models[name] = self._limited(provider), model, key
+            loaded = self.plan.load_model(name)
+            self._check_share(loaded.provider.name)
+            self._models[name] = loaded._replace(provider=self._limited(loaded.provider))
         return self._models[name]
+
+    def _check_share(self, provider: str) -> None:
+        """Refuse a provider that allows fewer requests at a time than there are workers."""
+        most = self._recipe.limits.get(provider, LimitsTable()).concurrency
+        if most is not None and most < self._workers:
+            raise InputError(
+                f"{self._workers} workers cannot share the limit of {provider}, "
+                f"batch.limits.{provider}.concurrency = {most}.",
+                hint=f"Use fewer workers, or run the items of {provider} alone, with -m {provider}/….",
+            )
 
     def _limited(self, provider: Provider) -> Provider:
         return dataclasses.replace(provider, stream_fn=self._limits.wrap(provider.stream_fn))
@@ -235,36 +236,26 @@ class BatchWorker:
         agent = make_agent(plan, guards, on_retry=self._app.detail, on_note=self._app.detail)
         late: list[BaseException] = []
 
-        def time_out() -> None:
-            late.append(RunTimeoutError(f"The run took longer than {plan.timeout:g} s."))
+        def stop(error: BaseException) -> None:
+            late.append(error)
             agent.abort()
 
-        timer = None
-        if plan.timeout is not None:
-            timer = asyncio.get_running_loop().call_later(plan.timeout, time_out)
-        error: BaseException | None = None
+        failure: TinyAgentError | None = None
         try:
-            with PluginSinks(plan.sinks, agent, self._app.warn):
+            with time_limit(plan.timeout, stop), PluginSinks(plan.sinks, agent, self._app.warn):
                 for sink in sinks:
                     agent.subscribe(sink)
                 agent.subscribe(progress)
-                if plan.answer is None:
-                    await agent.prompt(plan.message)
-                else:
-                    progress.value = await agent.prompt_as(plan.answer.form, plan.message)
-        except TinyAgentError as failed:
-            error = failed
-        finally:
-            if timer is not None:
-                timer.cancel()
+                await prompt(agent, plan.message, plan.answer, progress)
+        except TinyAgentError as error:
+            failure = error
         add_cost(plan, progress)
-        if error is None and progress.replies:
-            error = answer_error(progress.messages, progress.limit)
-            if isinstance(error, EmptyReplyError) and error.content_types:
-                error = None  # the answer has no text; the record contains it
-        if isinstance(error, TinyAgentError):
-            error = in_terms_of_options(error, plan, tools_refused=bool(guards.refused))
-        return late[0] if late else error
+        refused = bool(guards.refused)
+        if failure is None:
+            failure = missing_answer(plan, progress, tools_refused=refused)
+        else:
+            failure = in_terms_of_options(failure, plan, tools_refused=refused)
+        return late[0] if late else failure
 
 
 def failure_of(item: BatchItem, keep: Sequence[str], error: Exception) -> ItemResult:
@@ -275,13 +266,13 @@ def failure_of(item: BatchItem, keep: Sequence[str], error: Exception) -> ItemRe
         keep: The variables that the result line repeats.
         error: Why it did not run.
     """
-    clock = _Clock()
-    return _result(item, keep, Progress(clock), error, clock.seconds)
+    return _result(item, keep, Progress(), error)
 
 
 def _result(
-    item: BatchItem, keep: Sequence[str], progress: Progress, error: BaseException | None, seconds: float
+    item: BatchItem, keep: Sequence[str], progress: Progress, error: BaseException | None
 ) -> ItemResult:
+    seconds = progress.seconds
     fields = result(progress, error, None, seconds)
     own: dict[str, object] = {"type": "result", "id": item.id, "line": item.line}
     if keep:

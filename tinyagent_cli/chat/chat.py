@@ -18,7 +18,7 @@ from tinyagent.errors import RunAbortedError, TinyAgentError
 from tinyagent_cli.config.environment import has_home, state_directory
 from tinyagent_cli.exit_codes import describe
 from tinyagent_cli.plugins.discovery import find
-from tinyagent_cli.run.driver import make_guards
+from tinyagent_cli.run.agent import make_guards
 from tinyagent_cli.run.outcome import model_name, summary
 from tinyagent_cli.run.plan import Plan
 from tinyagent_cli.run.prompt_input import (
@@ -28,16 +28,17 @@ from tinyagent_cli.run.prompt_input import (
     note_missing_files,
     read_files,
 )
-from tinyagent_cli.sessions.files import NAMED
+from tinyagent_cli.sessions.files import NAMED, SHOWN_ID
 from tinyagent_cli.sessions.transcript import is_prompt, prompt_text
 from tinyagent_cli.sinks.plugin import PluginSinks
 from tinyagent_cli.terminal.activity import ActivityRenderer
 from tinyagent_cli.terminal.amounts import counted
 from tinyagent_cli.terminal.display import CompactionNotes, text_renderer
-from tinyagent_cli.terminal.live import LiveLines, columns, fit
+from tinyagent_cli.terminal.live import LiveLines
 from tinyagent_cli.terminal.sanitise import one_line
 from tinyagent_cli.terminal.signals import Interrupted
 from tinyagent_cli.terminal.text import TextRenderer
+from tinyagent_cli.terminal.wrapping import columns, fit
 
 from .commands import COMMANDS, Commands
 from .conversation import Conversation
@@ -153,7 +154,7 @@ class Chat:
             session = self._chat.plan.session
             if session is not None and session.size:
                 is_named = session.path.parent.name == NAMED
-                label = session.path.stem if is_named else session.id[:8]
+                label = session.path.stem if is_named else session.id[:SHOWN_ID]
                 self._app.note(f"Session {label}, to continue: tinyagent chat -c")
             self._chat.close()
             self._output.flush()
@@ -164,7 +165,7 @@ class Chat:
         plan = self._chat.plan
         parts = [model_name(plan)]
         if plan.session is not None and plan.session.continues:
-            parts.append(f"session {plan.session.id[:8]} with {counted(len(plan.history), 'message')}")
+            parts.append(f"session {plan.session.id[:SHOWN_ID]} with {counted(len(plan.history), 'message')}")
         self._app.note(" · ".join(parts))
         prompts = [message for message in plan.history if is_prompt(message)]
         if prompts:

@@ -13,10 +13,12 @@ from tinyagent.errors import TinyAgentError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.run.outcome import model_name
+from tinyagent_cli.sessions.files import SHOWN_ID
 from tinyagent_cli.terminal.amounts import counted, dollar_text
-from tinyagent_cli.terminal.live import columns, fit, wrap_parts
+from tinyagent_cli.terminal.hints import nearest
 from tinyagent_cli.terminal.sanitise import one_line
 from tinyagent_cli.terminal.tables import table_lines
+from tinyagent_cli.terminal.wrapping import columns, fit, wrap_parts
 
 from .conversation import Conversation
 from .template_commands import TemplateCommands
@@ -96,9 +98,6 @@ class Commands:
         self._chat = conversation
         self._templates = templates
         self._works = works
-        self._ask_again = ask_again
-        self._start_compaction = compact
-        self._leave = leave
         self._functions: dict[str, Callable[[str], None]] = {
             "help": self._help,
             "model": self._model,
@@ -106,14 +105,14 @@ class Commands:
             "system": self._system,
             "thinking": self._thinking,
             "undo": self._undo,
-            "retry": self._retry,
-            "compact": self._compact,
-            "templates": self._list_templates,
+            "retry": lambda _: ask_again(),
+            "compact": compact,
+            "templates": lambda _: templates.show_all(),
             "cost": self._cost,
             "save": self._save,
             "fork": self._fork,
             "export": self._export,
-            "quit": self._quit,
+            "quit": lambda _: leave(),
         }
 
     def run(self, line: str) -> None:
@@ -132,10 +131,8 @@ class Commands:
             self._templates.use(name, argument)
             return
         if command is None:
-            from difflib import get_close_matches
-
-            near = get_close_matches(name, COMMANDS, 1)
-            meant = f" Did you mean /{near[0]}?" if near else ""
+            near = nearest(name, COMMANDS)
+            meant = f" Did you mean /{near}?" if near else ""
             raise InputError(
                 f"There is no command /{one_line(name, 40)}.{meant}",
                 hint="All commands: /help   A prompt that begins with a slash needs a space before it.",
@@ -192,15 +189,6 @@ class Commands:
         else:
             self._app.show("The last prompt and its reply are removed.")
 
-    def _retry(self, argument: str) -> None:
-        self._ask_again()
-
-    def _compact(self, argument: str) -> None:
-        self._start_compaction(argument)
-
-    def _list_templates(self, argument: str) -> None:
-        self._templates.show_all()
-
     def _cost(self, argument: str) -> None:
         spent = [*self._chat.spent, *self._chat.compactions]
         usages = [progress.usage for progress in spent if progress.usage is not None]
@@ -235,7 +223,7 @@ class Commands:
 
     def _fork(self, argument: str) -> None:
         new_id = self._chat.fork(argument or None)
-        self._app.show(f"This chat goes on in the copy {argument or new_id[:8]}.")
+        self._app.show(f"This chat goes on in the copy {argument or new_id[:SHOWN_ID]}.")
 
     def _export(self, argument: str) -> None:
         path = Path(argument).expanduser()
@@ -254,6 +242,3 @@ class Commands:
         except OSError as error:
             raise InputError(f"Cannot write to {path}: {error.strerror}.") from None
         self._app.show(f"The chat is in {path}.")
-
-    def _quit(self, argument: str) -> None:
-        self._leave()

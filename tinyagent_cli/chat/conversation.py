@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -22,8 +21,7 @@ from tinyagent.errors import TinyAgentError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config.environment import sessions_directory
 from tinyagent_cli.exit_codes import InputError
-from tinyagent_cli.run.driver import make_agent
-from tinyagent_cli.run.lifetime import Lifetime
+from tinyagent_cli.run.agent import make_agent, time_limit
 from tinyagent_cli.run.outcome import add_cost, in_terms_of_options
 from tinyagent_cli.run.plan import Plan
 from tinyagent_cli.run.progress import Progress
@@ -33,7 +31,8 @@ from tinyagent_cli.run.tool_guards import ToolGuards
 from tinyagent_cli.run.user_questions import UserQuestions
 from tinyagent_cli.sessions.files import working_folder
 from tinyagent_cli.sessions.marks import Mark, read_marks
-from tinyagent_cli.sessions.store import Session, SessionStore
+from tinyagent_cli.sessions.session import Session
+from tinyagent_cli.sessions.store import SessionStore
 from tinyagent_cli.sessions.writer import SessionWriter
 
 __all__ = ["Conversation", "Outcome"]
@@ -44,24 +43,6 @@ class Outcome(NamedTuple):
 
     progress: Progress
     error: TinyAgentError | None
-
-
-class _Timer:
-    """Calls a function after some seconds, if they are a number. `has_ended` is whether it was called."""
-
-    def __init__(self, seconds: float | None, stop: Callable[[], None]) -> None:
-        self.has_ended: bool = False
-        self._stop = stop
-        self._handle = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._end)
-
-    def _end(self) -> None:
-        self.has_ended = True
-        self._stop()
-
-    def cancel(self) -> None:
-        """Do not call it any more."""
-        if self._handle is not None:
-            self._handle.cancel()
 
 
 class Conversation:
@@ -86,27 +67,18 @@ class Conversation:
         self.compactions: list[Progress] = []
         self._app = app
         self._guards = guards
-        self._notes: set[str] = set()
+        self._is_late = False
         self._marks: list[Mark] = []
         """What can be undone. The session has the runs before those of this chat."""
         questions = UserQuestions(guards.approvals, app.note, lambda: self.plan, "chat")
         self.agent: Agent = make_agent(
-            plan, guards, on_retry=on_retry, on_note=self._note_once, interaction=questions
+            plan, guards, on_retry=on_retry, on_note=app.detail_once, interaction=questions
         )
         self.agent.options.get_api_key = lambda _: self.plan.api_key
         self._unsubscribe = self._subscribe(plan.session)
 
-    def _note_once(self, text: str) -> None:
-        if text not in self._notes:
-            self._notes.add(text)
-            self._app.detail(text)
-
-    @staticmethod
-    def _nothing() -> None:
-        pass
-
     def _subscribe(self, session: SessionWriter | None) -> Callable[[], None]:
-        return self._nothing if session is None else self.agent.subscribe(session)
+        return (lambda: None) if session is None else self.agent.subscribe(session)
 
     # ---- runs ---------------------------------------------------------------------------------------
 
@@ -114,22 +86,21 @@ class Conversation:
         """Prompt the agent, and save the run. An error of the run is part of the outcome."""
         plan, session = self.plan, self.plan.session
         self._marks.append(self._mark(message))
-        progress = Progress(Lifetime())  # only its clock
+        progress = Progress()
         self._guards.refused.clear()
         self._begin()
         unsubscribe = self.agent.subscribe(progress)
-        timer = _Timer(plan.timeout, self.agent.abort)
         error: TinyAgentError | None = None
         try:
-            await self.agent.prompt(message)
+            with time_limit(plan.timeout, self._stop_late):
+                await self.agent.prompt(message)
             error = answer_error(progress.messages, progress.limit)
         except TinyAgentError as failed:
             error = failed
         finally:
-            timer.cancel()
             unsubscribe()
             add_cost(plan, progress)
-            if timer.has_ended:
+            if self._is_late:
                 error = InputError(f"The reply took longer than {plan.timeout:g} s (--timeout).")
             elif error is not None:
                 error = in_terms_of_options(error, plan, tools_refused=bool(self._guards.refused))
@@ -150,16 +121,15 @@ class Conversation:
 
         self._begin()
         unsubscribe = self.agent.subscribe(add)
-        timer = _Timer(plan.timeout, self.agent.abort)
         try:
-            await self.agent.compact(instructions)
+            with time_limit(plan.timeout, self._stop_late):
+                await self.agent.compact(instructions)
             self._marks.append(mark)
         except TinyAgentError as error:
-            if timer.has_ended:
+            if self._is_late:
                 return InputError(f"The summary took longer than {plan.timeout:g} s (--timeout).")
             return error
         finally:
-            timer.cancel()
             unsubscribe()
             add_cost(plan, progress)
         return None
@@ -169,9 +139,14 @@ class Conversation:
         return Mark(list(self.agent.state["messages"]), 0 if session is None else session.size, prompt)
 
     def _begin(self) -> None:
+        self._is_late = False
         session = self.plan.session
         if session is not None:
-            session.begin({**header(self.plan), "cwd": working_folder()}, self.agent.state["messages"])
+            session.begin(header(self.plan), self.agent.state["messages"])
+
+    def _stop_late(self, _: BaseException) -> None:
+        self._is_late = True
+        self.agent.abort()
 
     def undo(self) -> Mark | None:
         """Remove the last run or compaction, also from the session. Return the state before it.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import WordCompleter
@@ -23,6 +22,7 @@ from tinyagent_cli.config.settings import Settings, load_settings
 from tinyagent_cli.config.toml_file import change_user_file
 from tinyagent_cli.plugins.model_lists import ask_provider
 from tinyagent_cli.plugins.registry import PluginLoader
+from tinyagent_cli.terminal.hints import suggestion
 from tinyagent_cli.terminal.sanitise import one_line
 from tinyagent_cli.terminal.signals import raise_on_sigint
 from tinyagent_cli.terminal.wrapping import indented
@@ -58,7 +58,7 @@ def choose_model(app: AppContext, settings: Settings, terminal: tuple[Input, Ter
         if provider == "demo":
             return "demo"
         name = f"{provider}/{_model_id(app, ask, provider, _known(app, ask, settings, provider))}"
-        _default(app, ask, settings, name)
+        _default(app, ask, name)
     except EOFError:
         return None
     return name
@@ -120,8 +120,7 @@ def _provider(app: AppContext, ask: _Asker, names: list[str], others: set[str]) 
         if answer in (*names, *others):
             return answer
         if answer:
-            near = get_close_matches(answer, [*names, *sorted(others)], 1)
-            meant = f" Did you mean {near[0]!r}?" if near else ""
+            meant = suggestion(answer, [*names, *sorted(others)])
             app.error(f"Type a number from 1 to {len(names)}, or a name of the list.{meant}")
 
 
@@ -229,16 +228,15 @@ def _model_id(app: AppContext, ask: _Asker, provider: str, known: list[str]) -> 
             app.show(f"Several models fit: {names}{more}.")
 
 
-def _default(app: AppContext, ask: _Asker, settings: Settings, name: str) -> None:
+def _default(app: AppContext, ask: _Asker, name: str) -> None:
     """Store the model as the default, if the user agrees."""
     answer = ""
     while answer not in ("y", "yes", "n", "no"):
         answer = ask(f"Use {name} from now on? [Y/n]").lower() or "y"
     if answer in ("n", "no"):
         return
-    path = settings.directory / "config.toml"
     try:
-        change_user_file(path, ["run", "model"], name)
+        change_user_file(["run", "model"], name)
     except TinyAgentError as error:
         app.error(str(error), error.hint)
     else:

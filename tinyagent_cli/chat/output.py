@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from prompt_toolkit.application import get_app_or_none
 
 from tinyagent_cli.app_context import AppContext
+from tinyagent_cli.terminal.display import OutputContext
 from tinyagent_cli.terminal.output import Output
-from tinyagent_cli.terminal.wrapping import terminal_width
 
 __all__ = ["ChatContext", "ChatOutput"]
 
@@ -36,10 +36,6 @@ class ChatOutput(Output):
     def unfinished(self) -> str:
         """The end of the output that is not shown yet, because its line is not complete."""
         return self._lines[self._lines.rfind(b"\n") + 1 :].decode("utf-8", "replace")
-
-    def show(self, text: str) -> None:
-        """Write lines of text. Before the chat has started, this needs no event loop."""
-        self.write_now(f"{text}\n".encode("utf-8", "replace"))
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -73,30 +69,16 @@ class ChatOutput(Output):
             app.invalidate()
 
 
-class ChatContext(AppContext):
+class ChatContext(OutputContext):
     """The messages of a chat, among the replies."""
 
     def __init__(self, app: AppContext, output: ChatOutput) -> None:
-        super().__init__(app.args)
-        self.verbosity: int = app.verbosity
-        self.quiet: bool = app.quiet
-        self.no_color: bool = app.no_color
-        self._output = output
+        super().__init__(app, output)
         self.loop: asyncio.AbstractEventLoop | None = None
         """The loop of the chat, once it runs. It alone writes."""
 
-    @property
-    def stderr_is_terminal(self) -> bool:
-        """Whether messages are shown on a terminal: always."""
-        return True
-
-    @property
-    def columns(self) -> int | None:
-        """The width of the terminal."""
-        return terminal_width(self._output.fd)
-
     def _write(self, text: str) -> None:
         if self.loop is None or threading.current_thread() is threading.main_thread():
-            self._output.show(text)
+            super()._write(text)
         else:  # a warning of a plugin that runs in a thread
-            self.loop.call_soon_threadsafe(self._output.show, text)
+            self.loop.call_soon_threadsafe(super()._write, text)

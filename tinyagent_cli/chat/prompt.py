@@ -134,27 +134,7 @@ def terminal_of(stdin: int, stdout: int) -> tuple[Input, TerminalOutput]:
     return create_input(source), create_output(target)
 
 
-def make_prompt(
-    terminal: tuple[Input, TerminalOutput],
-    history: History,
-    completer: Completer,
-    *,
-    label: Callable[[], str],
-    status: Callable[[], list[str]],
-    works: Callable[[], bool],
-    interrupt: Callable[[], None],
-) -> PromptSession[str]:
-    """Return the prompt of a chat.
-
-    Args:
-        terminal: The input and the output.
-        history: The earlier prompts.
-        completer: Completes the text.
-        label: Returns what is shown before the text.
-        status: Returns the lines above the prompt.
-        works: Whether the model answers.
-        interrupt: Called for Ctrl-C if there is no text to remove.
-    """
+def _key_bindings(works: Callable[[], bool], interrupt: Callable[[], None]) -> KeyBindings:
     keys = KeyBindings()
     working = Condition(works)
 
@@ -185,6 +165,31 @@ def make_prompt(
         else:
             event.current_buffer.reset()
 
+    return keys
+
+
+def make_prompt(
+    terminal: tuple[Input, TerminalOutput],
+    history: History,
+    completer: Completer,
+    *,
+    label: Callable[[], str],
+    status: Callable[[], list[str]],
+    works: Callable[[], bool],
+    interrupt: Callable[[], None],
+) -> PromptSession[str]:
+    """Return the prompt of a chat.
+
+    Args:
+        terminal: The input and the output.
+        history: The earlier prompts.
+        completer: Completes the text.
+        label: Returns what is shown before the text.
+        status: Returns the lines above the prompt.
+        works: Whether the model answers.
+        interrupt: Called for Ctrl-C if there is no text to remove.
+    """
+
     def completes() -> bool:
         document = session.default_buffer.document
         return document.text.startswith("/") or document.get_word_before_cursor(WORD=True).startswith("@")
@@ -200,7 +205,7 @@ def make_prompt(
         history=history,
         completer=completer,
         complete_while_typing=Condition(completes),
-        key_bindings=keys,
+        key_bindings=_key_bindings(works, interrupt),
         multiline=True,
         prompt_continuation="  ",
         # prompt_toolkit shows nothing but "Window too small" if this does not fit.

@@ -13,10 +13,11 @@ from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config import model_choice
 from tinyagent_cli.config.settings import load_settings
 from tinyagent_cli.exit_codes import InputError
-from tinyagent_cli.run.driver import drive, prune_sessions
+from tinyagent_cli.run.agent import drive, prune_sessions
 from tinyagent_cli.run.garbage import collect_from_now_on
 from tinyagent_cli.run.lifetime import Lifetime
-from tinyagent_cli.run.plan import Plan, RunOptions, prepare
+from tinyagent_cli.run.options import RunOptions
+from tinyagent_cli.run.plan import Plan, prepare
 from tinyagent_cli.run.process_exit import runner_closed_at_exit
 from tinyagent_cli.run.prompt_input import StandardInput
 from tinyagent_cli.terminal.output import take_stdin, take_stdout

@@ -10,15 +10,14 @@ from typing import NamedTuple, TypeVar
 from tinyagent._cancel import run_in_thread
 from tinyagent.agent_types import PromptTemplate, PromptVariable, UserMessage
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.config.known_templates import KnownTemplate, read_known, write_known
-from tinyagent_cli.config.settings import load_settings
+from tinyagent_cli.config.known_templates import KnownTemplate, read_known
 from tinyagent_cli.exit_codes import InputError, describe
-from tinyagent_cli.plugins.registry import PluginLoader, TemplateClaim
+from tinyagent_cli.plugins.registry import TemplateClaim
 from tinyagent_cli.run.prompt_input import build_prompt
-from tinyagent_cli.run.template_choice import claim_text, find_claim, missing_values
-from tinyagent_cli.terminal.live import columns
+from tinyagent_cli.run.template_choice import claim_text, find_claim, list_claims, missing_values
 from tinyagent_cli.terminal.sanitise import one_line
 from tinyagent_cli.terminal.tables import table_lines
+from tinyagent_cli.terminal.wrapping import columns
 
 __all__ = ["TemplateCommands", "split_values"]
 
@@ -168,7 +167,7 @@ class TemplateCommands:
         return None
 
     async def _show(self) -> None:
-        claims = await self._in_thread(list_claims)
+        claims = (await self._in_thread(list_claims)).values()
         self._known = None
         rows = [(f"/{one_line(each.template.name, 100)}", _about(each.template)) for each in claims]
         for line in table_lines(rows, columns() - 1):
@@ -241,17 +240,6 @@ def split_values(argument: str) -> tuple[dict[str, str], str]:
         values[name] = plain if quoted is None else quoted
         end = match.end()
     return values, argument[end:].strip()
-
-
-def list_claims() -> list[TemplateClaim]:
-    """Return the templates of all plugins, and store their names for completion. This may start servers.
-
-    Raises:
-        TinyAgentError: A plugin failed.
-    """
-    claims = PluginLoader.from_settings(load_settings()).templates()
-    write_known(claim.template for claim in claims.values())
-    return [claim for _, claim in sorted(claims.items())]
 
 
 def _about(template: PromptTemplate) -> str:

@@ -2,44 +2,38 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import click
 
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.shell_completion import complete_approvals
+from tinyagent_cli.terminal.amounts import counted, time_text
 from tinyagent_cli.terminal.sanitise import visible_line
 from tinyagent_cli.terminal.tables import print_json, print_table
 
-from .options import CONTEXT, CommandGroup, common_options, need_command
+from .options import command_group, common_options, json_option
 
 if TYPE_CHECKING:
     from tinyagent_cli.run.approval_store import Approval, ApprovalStore
 
 __all__ = ["approvals"]
 
-_DIGITS = 12
-"""Digits of an id that are shown. A user may type any unique prefix."""
 
-
-@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
-@common_options
-@click.pass_context
-def approvals(ctx: click.Context) -> None:
+@command_group()
+def approvals() -> None:
     """Show and revoke the approvals of tool calls for projects."""
-    need_command(ctx)
 
 
 def _store(app: AppContext) -> ApprovalStore:
-    from tinyagent_cli.config.environment import APPROVALS_FILE, config_directory
+    from tinyagent_cli.config.environment import approvals_file
     from tinyagent_cli.run.approval_store import ApprovalStore
 
-    return ApprovalStore(config_directory() / APPROVALS_FILE, app.warn)
+    return ApprovalStore(approvals_file(), app.warn)
 
 
 @approvals.command("list", short_help="List the calls that run without a question.")
-@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@json_option
 @common_options
 @click.pass_obj
 def list_approvals(app: AppContext, as_json: bool) -> None:
@@ -59,12 +53,10 @@ def list_approvals(app: AppContext, as_json: bool) -> None:
 
 
 def _row(approval: Approval) -> tuple[str, ...]:
-    shown = (approval.id[:_DIGITS], approval.project, approval.tool, approval.source, approval.arguments)
-    return (*map(visible_line, shown), _day(approval.created))
+    from tinyagent_cli.run.approval_store import SHOWN_ID
 
-
-def _day(milliseconds: int) -> str:
-    return time.strftime("%Y-%m-%d", time.localtime(milliseconds / 1000))
+    shown = (approval.id[:SHOWN_ID], approval.project, approval.tool, approval.source, approval.arguments)
+    return (*map(visible_line, shown), time_text(approval.created).split()[0])
 
 
 @approvals.command()
@@ -94,4 +86,4 @@ def revoke(app: AppContext, ids: tuple[str, ...], everything: bool, project: boo
             )
         gone |= set(matching)
     store.remove(gone)
-    app.note(f"{len(gone)} approval{'' if len(gone) == 1 else 's'} revoked.")
+    app.note(f"{counted(len(gone), 'approval')} revoked.")

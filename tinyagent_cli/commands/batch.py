@@ -5,11 +5,10 @@ from __future__ import annotations
 import click
 
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_executors, complete_files
 
-from .options import CONTEXT, GroupedCommand, OptionGroups
-from .run import OPTION_GROUPS, run
+from .options import CONTEXT, GroupedCommand, OptionGroups, TextArgument
+from .run import OPTION_GROUPS, options_of, run
 
 __all__ = ["batch"]
 
@@ -142,7 +141,6 @@ def batch(app: AppContext, /, **options: object) -> int:
 
     from tinyagent_cli.batch.driver import BatchOptions, execute
 
-    defaults = run.make_context("run", [], resilient_parsing=True).params
     own = {name: options.pop(name) for name in BatchOptions.__struct_fields__ if name != "run"}
-    each = {**defaults, **options, "no_session": True}
+    each = options_of({**options, "no_session": True})
     return execute(app, msgspec.convert({**own, "run": each}, BatchOptions))

@@ -8,7 +8,7 @@ from tinyagent_cli.app_context import AppContext
 
 from .options import CONTEXT, GroupedCommand, OptionGroups
 from .rpc import SHARED
-from .run import OPTION_GROUPS, run
+from .run import OPTION_GROUPS, options_of, run
 
 __all__ = ["chat"]
 
@@ -20,7 +20,14 @@ class ChatCommand(GroupedCommand):
     option_groups: OptionGroups = OPTION_GROUPS
 
 
-def _chat(**options: object) -> int:
+@click.command(
+    "chat",
+    cls=ChatCommand,
+    context_settings=CONTEXT,
+    params=[param for param in run.params if param.name in (*SHARED, "plain")],
+)
+@click.pass_obj
+def chat(app: AppContext, /, **options: object) -> int:
     """Talk with a model. It takes the same options as `run`, for all replies of the chat.
 
     While it works, Enter tells it something now, and Alt-Enter after the reply. Ctrl-C stops the reply, and
@@ -32,21 +39,6 @@ def _chat(**options: object) -> int:
     from tinyagent_cli.run.kernel_guards import protect_memory
 
     protect_memory()
-    import msgspec
-
     from tinyagent_cli.chat.start import chat as start
-    from tinyagent_cli.run.plan import RunOptions
 
-    app = click.get_current_context().find_object(AppContext)
-    assert app is not None
-    defaults = run.make_context("run", [], resilient_parsing=True).params
-    return start(app, msgspec.convert({**defaults, **options}, RunOptions))
-
-
-chat: click.Command = ChatCommand(
-    "chat",
-    callback=_chat,
-    params=[param for param in run.params if param.name in (*SHARED, "plain")],
-    help=_chat.__doc__,
-    context_settings=CONTEXT,
-)
+    return start(app, options_of(options))

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_setting_values, complete_settings
 from tinyagent_cli.terminal.tables import print_json, print_table
 
-from .options import CONTEXT, CommandGroup, common_options, nearest, need_command
+from .options import TextArgument, command_group, common_options, json_option
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import JsonValue
@@ -22,18 +21,15 @@ if TYPE_CHECKING:
 __all__ = ["config"]
 
 
-@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
-@common_options
-@click.pass_context
-def config(ctx: click.Context) -> None:
+@command_group()
+def config() -> None:
     """Show and change settings. docs/configuration.md describes each of them."""
-    need_command(ctx)
 
 
 @config.command("show", short_help="Show the settings that hold, and where each comes from.")
 @click.argument("key", required=False, shell_complete=complete_settings)
 @click.option("-a", "--all", "everything", is_flag=True, help="Show settings that are not set, too.")
-@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@json_option
 @common_options
 @click.pass_obj
 def show_config(app: AppContext, key: str | None, everything: bool, as_json: bool) -> None:
@@ -73,7 +69,7 @@ def set_config(app: AppContext, key: str, value: str) -> None:
     A list is written a,b or as TOML. A value that begins with a dash comes after --.
     """
     from tinyagent_cli.config.effective import hidden_if_secret
-    from tinyagent_cli.config.environment import config_directory
+    from tinyagent_cli.config.environment import user_file
     from tinyagent_cli.config.files import UserFile
     from tinyagent_cli.config.key_types import parse_value, type_at
     from tinyagent_cli.config.toml_file import change_user_file
@@ -86,8 +82,8 @@ def set_config(app: AppContext, key: str, value: str) -> None:
     parsed = parse_value(value, kind)
     if parsed is None:
         raise InputError(f"{key} cannot be null.", hint=f"To remove it: tinyagent config unset {key}")
-    path = config_directory() / "config.toml"
-    change_user_file(path, keys, parsed)
+    path = user_file()
+    change_user_file(keys, parsed)
     app.note(f"{key} = {_shown(hidden_if_secret(keys, parsed))} is set in {path}.")
     _warn_if_overridden(app, key, path)
 
@@ -98,12 +94,12 @@ def set_config(app: AppContext, key: str, value: str) -> None:
 @click.pass_obj
 def unset_config(app: AppContext, key: str) -> None:
     """Remove KEY from your config.toml, so that its default applies."""
-    from tinyagent_cli.config.environment import config_directory
+    from tinyagent_cli.config.environment import user_file
     from tinyagent_cli.config.toml_file import change_user_file
     from tinyagent_cli.exit_codes import InputError
 
-    path = config_directory() / "config.toml"
-    if not change_user_file(path, _split(key), None):
+    path = user_file()
+    if not change_user_file(_split(key), None):
         raise InputError(f"{key} is not set in {path}.", hint="What is set: tinyagent config show")
     app.note(f"{key} is removed from {path}.")
 
@@ -112,9 +108,9 @@ def unset_config(app: AppContext, key: str) -> None:
 @common_options
 def show_path() -> None:
     """Print the path of config.toml, whether it exists or not."""
-    from tinyagent_cli.config.environment import config_directory
+    from tinyagent_cli.config.environment import user_file
 
-    click.echo(config_directory() / "config.toml")
+    click.echo(user_file())
 
 
 def _split(key: str) -> list[str]:
@@ -147,6 +143,7 @@ def _names(keys: Sequence[str]) -> list[str]:
 def _unknown(key: str, keys: Sequence[str]) -> NoReturn:
     from tinyagent_cli.config.reference import all_settings
     from tinyagent_cli.exit_codes import InputError
+    from tinyagent_cli.terminal.hints import suggestion
     from tinyagent_cli.terminal.sanitise import one_line
 
     known = _names(keys) or _names([*keys, "NAME"])
@@ -161,8 +158,7 @@ def _unknown(key: str, keys: Sequence[str]) -> NoReturn:
             f"There is no setting {one_line(key, 60)!r}.",
             hint=f"To store a key: tinyagent keys set {keys[1]}",
         )
-    near = nearest(key, [setting.key for setting in all_settings()])
-    meant = f" Did you mean {near!r}?" if near else ""
+    meant = suggestion(key, [setting.key for setting in all_settings()])
     raise InputError(
         f"There is no setting {one_line(key, 60)!r}.{meant}", hint="All settings: tinyagent config show --all"
     )

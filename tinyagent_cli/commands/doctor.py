@@ -34,9 +34,9 @@ def doctor(app: AppContext, as_json: bool, offline: bool, timeout: float) -> int
     from tinyagent_cli.plugins.doctor import examine
     from tinyagent_cli.terminal.sanitise import clean, one_line
     from tinyagent_cli.terminal.tables import print_json
-    from tinyagent_cli.terminal.wrapping import indented, terminal_width
+    from tinyagent_cli.terminal.wrapping import indented, wrap_width
 
-    width = terminal_width(1)
+    width = wrap_width(1)
     findings = []
     for finding in examine(app, seconds=timeout, offline=offline):
         findings.append(finding)

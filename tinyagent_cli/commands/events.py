@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import click
 
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_files, complete_records
-from tinyagent_cli.terminal.amounts import counted
+from tinyagent_cli.terminal.amounts import counted, time_text
 
-from .options import CONTEXT, CommandGroup, common_options, need_command
+from .options import TextArgument, command_group, common_options
 
 if TYPE_CHECKING:
     from tinyagent_cli.events.calls import Call
@@ -32,10 +30,8 @@ _source_argument = click.argument(
 )
 
 
-@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
-@common_options
-@click.pass_context
-def events(ctx: click.Context) -> None:
+@command_group()
+def events() -> None:
     """Read recorded runs: a file of --jsonl or -o, a session, or a pipe.
 
     Standard input is read if no file or session is named. Lines are processed as they arrive.
@@ -44,7 +40,6 @@ def events(ctx: click.Context) -> None:
       tinyagent run --jsonl "Hello" | tinyagent events text
       tinyagent events stats run.jsonl
     """
-    need_command(ctx)
 
 
 def _open(app: AppContext, source: str | None) -> tuple[Source, BatchedOutput]:
@@ -104,7 +99,7 @@ def stats(app: AppContext, source: str | None, as_json: bool) -> None:
 
 
 def _rows(found: Stats) -> list[tuple[str, str]]:
-    from tinyagent_cli.events.stats import cost_text
+    from tinyagent_cli.events.stats import cost_text, with_notes
     from tinyagent_cli.terminal.sanitise import one_line
 
     notes = [
@@ -112,38 +107,26 @@ def _rows(found: Stats) -> list[tuple[str, str]]:
         (found.interrupted_runs, "interrupted"),
         (found.unfinished_runs, "not finished"),
     ]
-    rows = [("Runs", _with_notes(found.runs, notes))]
+    rows = [("Runs", with_notes(found.runs, notes))]
     if found.models:
         rows.append(("Models", one_line(", ".join(found.models), _WIDTH)))
     rows.append(("Turns", str(found.turns)))
     if found.compactions:
         rows.append(("Compactions", str(found.compactions)))
-    rows.append(("Tool calls", _with_notes(found.tool_calls, [(found.failed_tool_calls, "failed")])))
+    rows.append(("Tool calls", with_notes(found.tool_calls, [(found.failed_tool_calls, "failed")])))
     for name, tool in sorted(found.tools.items()):
-        shown = _with_notes(tool.calls, [(tool.failed, "failed")])
+        shown = with_notes(tool.calls, [(tool.failed, "failed")])
         rows.append((f"  {one_line(name, 40)}", f"{shown}, {_seconds(tool.duration_ms)}"))
     usage = found.usage
     if usage is not None:
         rows.append(("Tokens", f"{usage.get('input', 0):,} in, {usage.get('output', 0):,} out"))
         rows.append(("Cost", cost_text(usage, found.runs_without_cost)))
     if found.started is not None:
-        rows.append(("Started", _time(found.started)))
+        rows.append(("Started", time_text(found.started)))
     parts = f"the model {_seconds(found.model_ms)}, tools {_seconds(found.tools_ms)}"
     rows.append(("Time", f"{_seconds(found.duration_ms)}: {parts}"))
     rows += [("Error", one_line(error, _WIDTH)) for error in found.errors]
     return rows
-
-
-def _time(milliseconds: int) -> str:
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(milliseconds / 1000))
-    except (OverflowError, ValueError, OSError):
-        return f"{milliseconds} ms"  # another program wrote it
-
-
-def _with_notes(count: int, notes: list[tuple[int, str]]) -> str:
-    shown = ", ".join(f"{number} {what}" for number, what in notes if number)
-    return f"{count} ({shown})" if shown else str(count)
 
 
 def _seconds(milliseconds: int) -> str:

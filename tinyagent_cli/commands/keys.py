@@ -11,7 +11,7 @@ from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.shell_completion import complete_providers, complete_stored_keys
 from tinyagent_cli.terminal.tables import print_json, print_table
 
-from .options import CONTEXT, CommandGroup, common_options, nearest, need_command
+from .options import command_group, common_options, json_option
 
 if TYPE_CHECKING:
     from tinyagent_cli.config.settings import Settings
@@ -22,15 +22,12 @@ _LONGEST_KEY = 1 << 16
 """The size limit of a key on standard input, in bytes. Some keys are long tokens."""
 
 
-@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
-@common_options
-@click.pass_context
-def keys(ctx: click.Context) -> None:
+@command_group()
+def keys() -> None:
     """Store, list and remove the keys of providers.
 
     The environment variable of a provider takes precedence over a stored key.
     """
-    need_command(ctx)
 
 
 @keys.command("set")
@@ -74,7 +71,7 @@ def set_key(app: AppContext, name: str, extra: tuple[str, ...]) -> None:
 
 
 @keys.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@json_option
 @common_options
 @click.pass_obj
 def list_keys(app: AppContext, as_json: bool) -> None:
@@ -125,9 +122,9 @@ def remove_keys(app: AppContext, names: tuple[str, ...]) -> None:
 @common_options
 def show_path() -> None:
     """Print the path of keys.toml, whether it exists or not."""
-    from tinyagent_cli.config.environment import config_directory
+    from tinyagent_cli.config.environment import keys_file
 
-    click.echo(config_directory() / "keys.toml")
+    click.echo(keys_file())
 
 
 class _Row(NamedTuple):
@@ -174,17 +171,17 @@ def _providers(found: Settings) -> set[str]:
 
 
 def _unknown(name: str, found: Settings) -> NoReturn:
+    from tinyagent_cli.config.environment import user_file
     from tinyagent_cli.exit_codes import InputError
+    from tinyagent_cli.terminal.hints import suggestion
     from tinyagent_cli.terminal.sanitise import one_line
 
-    near = nearest(name, sorted(_providers(found)))
-    if near is None and len(name) > 30:
+    meant = suggestion(name, sorted(_providers(found)))
+    if not meant and len(name) > 30:
         raise InputError("NAME is not a provider.", hint="Write: tinyagent keys set PROVIDER")
-    meant = f" Did you mean {near!r}?" if near else ""
     raise InputError(
         f"There is no provider {one_line(name, 60)!r} that takes a key.{meant}",
-        hint="All providers: tinyagent models list. "
-        f"Your own go into [providers.NAME] in {found.directory / 'config.toml'}.",
+        hint=f"All providers: tinyagent models list. Your own go into [providers.NAME] in {user_file()}.",
     )
 
 

@@ -10,7 +10,7 @@ from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.plugins.discovery import Plugin, find
 from tinyagent_cli.terminal.tables import print_json, print_table
 
-from .options import common_options
+from .options import common_options, json_option
 from .plugins import cells, plain
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ __all__ = ["command", "with_additions"]
 
 
 @click.command("list", short_help="List the installed plugins, with what each adds.")
-@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@json_option
 @click.option("--check", is_flag=True, help="Load each plugin to see whether it works.")
 @common_options
 @click.pass_obj

@@ -12,7 +12,7 @@ from tinyagent_cli.shell_completion import complete_aliases, complete_models, co
 from tinyagent_cli.terminal.sanitise import one_line
 from tinyagent_cli.terminal.tables import print_json, print_table
 
-from .options import CONTEXT, CommandGroup, common_options, need_command
+from .options import command_group, common_options, json_option
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import ModelInfo
@@ -30,18 +30,15 @@ _ANSWER_S = 15.0
 """The time that a provider has to answer `models search`."""
 
 
-@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
-@common_options
-@click.pass_context
-def models(ctx: click.Context) -> None:
+@command_group()
+def models() -> None:
     """Show providers and the models they offer."""
-    need_command(ctx)
 
 
 @models.command("list")
 @click.argument("provider", required=False, shell_complete=complete_providers)
 @click.option("--cached", is_flag=True, help="Show the stored list, without a request.")
-@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@json_option
 @common_options
 @click.pass_obj
 def list_models(app: AppContext, provider: str | None, cached: bool, as_json: bool) -> None:
@@ -87,7 +84,7 @@ def list_models(app: AppContext, provider: str | None, cached: bool, as_json: bo
 @click.argument("words", nargs=-1, metavar="WORD...")
 @click.option("--refresh", is_flag=True, help="Ask the providers, even if their stored lists are new.")
 @click.option("--cached", is_flag=True, help="Search the stored lists only, without a request.")
-@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@json_option
 @common_options
 @click.pass_obj
 def search_models(
@@ -209,6 +206,7 @@ def default_model(app: AppContext, model: str | None) -> None:
     MODEL is an alias, PROVIDER/ID, or a part of a name.
     """
     from tinyagent_cli.config import model_choice
+    from tinyagent_cli.config.environment import user_file
     from tinyagent_cli.config.settings import load_settings
     from tinyagent_cli.config.toml_file import change_user_file
     from tinyagent_cli.plugins.model_names import full_name
@@ -221,24 +219,23 @@ def default_model(app: AppContext, model: str | None) -> None:
         app.note(f"From {choice.source}.")
         return
     name = model if model in found.aliases else full_name(model, found, app.note)
-    path = found.directory / "config.toml"
-    change_user_file(path, ["run", "model"], name)
-    app.note(f"The default model is {name}, set in {path}.")
+    change_user_file(["run", "model"], name)
+    app.note(f"The default model is {name}, set in {user_file()}.")
     source = load_settings().model_source
-    if source != str(path):
+    if source != str(user_file()):
         app.warn(f"Here {source} takes precedence.")
 
 
-@models.group("alias", invoke_without_command=True, context_settings=CONTEXT)
-@common_options
-@click.pass_context
-def alias(ctx: click.Context) -> None:
+@command_group()
+def alias() -> None:
     """Give names to models, for -m. They are stored in your config.toml, under [aliases]."""
-    need_command(ctx)
+
+
+models.add_command(alias)
 
 
 @alias.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@json_option
 @common_options
 @click.pass_obj
 def list_aliases(app: AppContext, as_json: bool) -> None:
@@ -271,7 +268,7 @@ def set_alias(app: AppContext, name: str, model: str) -> None:
     if name in {plugin.name for plugin in provider_plugins(found.providers)}:
         raise InputError(f"{name!r} is a provider.", hint="Choose another name for the alias.")
     target = full_name(model, found, app.note)
-    change_user_file(found.directory / "config.toml", ["aliases", name], target)
+    change_user_file(["aliases", name], target)
     app.note(f"-m {one_line(name, 60)} means {target}.")
 
 
@@ -286,7 +283,7 @@ def remove_alias(app: AppContext, name: str) -> None:
     from tinyagent_cli.exit_codes import InputError
 
     found = load_settings()
-    if not change_user_file(found.directory / "config.toml", ["aliases", name], None):
+    if not change_user_file(["aliases", name], None):
         raise InputError(
             f"There is no alias {one_line(name, 60)!r}.", hint="All aliases: tinyagent models alias list"
         )
@@ -358,7 +355,6 @@ def _providers(found: Settings) -> list[dict[str, str]]:
     rows = []
     for entry in provider_plugins(found.providers):
         table = found.providers.get(entry.name)
-        origin = f"{entry.distribution} {entry.version}".strip()
         variable = key_variable(entry.name, table)
         if entry.distribution not in (BUILT_IN, CONFIGURED):
             key = "see the plugin"
@@ -367,5 +363,5 @@ def _providers(found: Settings) -> list[dict[str, str]]:
                 key = key_state(found.find_key(entry.name, variable), variable)
             except ConfigurationError as error:
                 key = str(error)
-        rows.append({"name": entry.name, "from": origin, "key": key})
+        rows.append({"name": entry.name, "from": entry.origin, "key": key})
     return rows

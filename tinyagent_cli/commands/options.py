@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import click
 
@@ -18,9 +19,11 @@ __all__ = [
     "HintedUsageError",
     "LazyGroup",
     "OptionGroups",
+    "TextArgument",
+    "command_group",
     "common_options",
     "import_command",
-    "nearest",
+    "json_option",
     "need_command",
     "write_sections",
 ]
@@ -55,6 +58,50 @@ def common_options(command: F) -> F:
     ):  # fmt: skip
         command = option(command)
     return command
+
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[str]
+else:
+    _ParamType = click.ParamType  # generic only in newer versions
+
+
+class TextArgument(_ParamType):
+    """Text in UTF-8 in every locale, like standard input. Invalid bytes are a usage error.
+
+    Python decodes arguments by the locale, and represents invalid bytes as surrogates. Under LC_ALL=C these
+    are all bytes above 0x7f. Text that Python decoded by a locale with another encoding is used unchanged.
+
+    Args:
+        path_prefix: Text with this prefix is a path, and is used unchanged.
+    """
+
+    name = "text"
+
+    def __init__(self, path_prefix: str | None = None) -> None:
+        self._path_prefix = path_prefix
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value)
+        if self._path_prefix is not None and text.startswith(self._path_prefix):
+            return text
+        try:
+            data = os.fsencode(text)
+        except UnicodeEncodeError:
+            return text  # not from the command line of this process
+        try:
+            return data.decode()
+        except UnicodeDecodeError as error:
+            if not any("\udc80" <= character <= "\udcff" for character in text):
+                return text
+            self.fail(
+                f"byte 0x{data[error.start]:02x} at offset {error.start} is not UTF-8 text.", param, ctx
+            )
+
+
+def json_option(command: F) -> F:
+    """Add --json, for a list."""
+    return click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")(command)
 
 
 class HintedUsageError(click.UsageError):
@@ -106,13 +153,6 @@ class GroupedCommand(click.Command):
         write_sections(formatter, sections)
 
 
-def nearest(name: str, known: list[str]) -> str | None:
-    """Return the known name that is most similar to `name`; None if no name is."""
-    from difflib import get_close_matches
-
-    return next(iter(get_close_matches(name, known, 1)), None)
-
-
 def import_command(module: str, name: str) -> click.Command:
     """Import a command from its module."""
     command = getattr(import_module(module), name)
@@ -145,6 +185,8 @@ class LazyGroup(CommandGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        from tinyagent_cli.terminal.hints import nearest
+
         name = args[0]
         known = self.list_commands(ctx)
         near = None if name in known or name.startswith("-") else nearest(name, known)
@@ -160,3 +202,24 @@ def need_command(ctx: click.Context) -> None:
         assert app is not None
         app.show(ctx.get_help())
         ctx.exit(2)
+
+
+def command_group(cls: type[CommandGroup] = CommandGroup) -> Callable[[Callable[[], None]], click.Group]:
+    """Make a group of commands from a function that has its name and its help."""
+
+    def decorate(function: Callable[[], None]) -> click.Group:
+        @click.group(
+            function.__name__,
+            cls=cls,
+            help=function.__doc__,
+            invoke_without_command=True,
+            context_settings=CONTEXT,
+        )
+        @common_options
+        @click.pass_context
+        def group(ctx: click.Context) -> None:
+            need_command(ctx)
+
+        return group
+
+    return decorate

@@ -12,7 +12,7 @@ from tinyagent_cli.plugins.discovery import Plugin, find
 from tinyagent_cli.shell_completion import complete_files, complete_plugins
 from tinyagent_cli.terminal.tables import print_json, print_table
 
-from .options import CONTEXT, LazyGroup, common_options, need_command
+from .options import LazyGroup, command_group, common_options
 
 if TYPE_CHECKING:
     from tinyagent_cli.plugins.installer import Changes
@@ -32,16 +32,9 @@ class PluginsGroup(LazyGroup):
     }
 
 
-@click.group(
-    cls=PluginsGroup,
-    invoke_without_command=True,
-    context_settings=CONTEXT,
-)
-@common_options
-@click.pass_context
-def plugins(ctx: click.Context) -> None:
+@command_group(PluginsGroup)
+def plugins() -> None:
     """Find, install, create and check plugins."""
-    need_command(ctx)
 
 
 @plugins.command()
@@ -116,7 +109,7 @@ def plain(plugin: Plugin) -> dict[str, str]:
 
 def cells(plugin: Plugin) -> tuple[str, str, str]:
     """Return a plugin for a table."""
-    return (plugin.name, f"tinyagent.{plugin.group}", f"{plugin.distribution} {plugin.version}")
+    return (plugin.name, f"tinyagent.{plugin.group}", plugin.origin)
 
 
 @plugins.command(short_help="Uninstall a plugin.")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import click
 
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_records
 
-from .options import CONTEXT, common_options
+from .options import CONTEXT, TextArgument, common_options
 
 __all__ = ["replay"]
 

@@ -8,7 +8,7 @@ from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.shell_completion import complete_files
 
 from .options import CONTEXT, GroupedCommand, OptionGroups
-from .run import OPTION_GROUPS, run
+from .run import OPTION_GROUPS, options_of, run
 
 __all__ = ["rpc"]
 
@@ -62,10 +62,6 @@ def rpc(app: AppContext, /, listen: str | None, **options: object) -> int:
 
     protect_memory()
     with Lifetime() as lifetime:
-        import msgspec
-
         from tinyagent_cli.rpc.server import execute
-        from tinyagent_cli.run.plan import RunOptions
 
-        defaults = run.make_context("run", [], resilient_parsing=True).params
-        return execute(app, msgspec.convert({**defaults, **options}, RunOptions), lifetime, listen)
+        return execute(app, options_of(options), lifetime, listen)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import click
 
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import (
     complete_allowed,
     complete_at_files,
@@ -17,9 +19,12 @@ from tinyagent_cli.shell_completion import (
     complete_variables,
 )
 
-from .options import CONTEXT, GroupedCommand, HintedUsageError, OptionGroups, common_options
+from .options import CONTEXT, GroupedCommand, HintedUsageError, OptionGroups, TextArgument, common_options
 
-__all__ = ["OPTION_GROUPS", "run"]
+if TYPE_CHECKING:
+    from tinyagent_cli.run.options import RunOptions
+
+__all__ = ["OPTION_GROUPS", "options_of", "run"]
 
 TRANSPORTS = ("auto", "direct", "httpx")
 FORMATS = {"--jsonl": "jsonl", "--json": "json", "-x": "extract"}
@@ -85,7 +90,7 @@ def _check_formats(ctx: click.Context) -> None:
 
 def _hint(args: list[str], error: click.UsageError) -> str | None:
     """Return a hint for a prompt that click parsed as an option or a second argument; None otherwise."""
-    from tinyagent_cli.terminal.command_line import run_command
+    from tinyagent_cli.terminal.hints import run_command
 
     if isinstance(error, click.NoSuchOption):
         prompt = next((arg for arg in args if arg.startswith(error.option_name)), None)
@@ -308,6 +313,16 @@ def run(app: AppContext, /, **options: object) -> int:
         import msgspec
 
         from tinyagent_cli.run.driver import execute
-        from tinyagent_cli.run.plan import RunOptions
+        from tinyagent_cli.run.options import RunOptions
 
         return execute(app, msgspec.convert(options, RunOptions), lifetime)
+
+
+def options_of(given: Mapping[str, object]) -> RunOptions:
+    """Return the options of a run for another command. Those that are not given have their defaults."""
+    import msgspec
+
+    from tinyagent_cli.run.options import RunOptions
+
+    defaults = run.make_context("run", [], resilient_parsing=True).params
+    return msgspec.convert({**defaults, **given}, RunOptions)

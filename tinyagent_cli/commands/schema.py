@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import click
 
-from .options import CONTEXT, CommandGroup, common_options, need_command
+from .options import command_group, common_options
 
 __all__ = ["schema"]
 
 
-@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
-@common_options
-@click.pass_context
-def schema(ctx: click.Context) -> None:
+@command_group()
+def schema() -> None:
     """Print the JSON Schema of the output."""
-    need_command(ctx)
 
 
 @schema.command()

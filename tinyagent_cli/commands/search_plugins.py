@@ -7,7 +7,7 @@ import click
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.terminal.tables import print_json, print_table
 
-from .options import common_options
+from .options import common_options, json_option
 
 __all__ = ["command"]
 
@@ -17,7 +17,7 @@ KEYWORD = "tinyagent-plugin"
 
 @click.command("search", short_help="Find plugins: those of tinyagent, and where others are.")
 @click.argument("words", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@json_option
 @common_options
 @click.pass_obj
 def command(app: AppContext, words: tuple[str, ...], as_json: bool) -> None:

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import sys
-import time
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
 
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_sessions
-from tinyagent_cli.terminal.amounts import counted
+from tinyagent_cli.terminal.amounts import counted, time_text
 from tinyagent_cli.terminal.tables import print_json, print_table
 
-from .options import CONTEXT, CommandGroup, common_options, need_command
+from .options import TextArgument, command_group, common_options, json_option
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tinyagent.agent_types import AgentMessage
     from tinyagent_cli.sessions.index import SessionIndex
-    from tinyagent_cli.sessions.store import Session, SessionStore
+    from tinyagent_cli.sessions.session import Session
+    from tinyagent_cli.sessions.store import SessionStore
     from tinyagent_cli.terminal.output import Output
 
 __all__ = ["sessions"]
 
-_ID = 8
-"""Digits of an id that are shown. A user may type any unique prefix."""
+_MINUTES = len("2026-01-31 17:05")
+"""The part of a time that is shown."""
 
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
 _here_option = click.option("--here", is_flag=True, help="Only the sessions of the working directory.")
 _no_pager_option = click.option("--no-pager", is_flag=True, help="Do not use $PAGER or less on a terminal.")
 _session_argument = click.argument(
@@ -38,10 +36,8 @@ _session_argument = click.argument(
 )
 
 
-@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
-@common_options
-@click.pass_context
-def sessions(ctx: click.Context) -> None:
+@command_group()
+def sessions() -> None:
     """Show, search and manage saved conversations.
 
     A SESSION is a name, or an id or the beginning of one. Where it may be left out, it is the last session of
@@ -51,7 +47,6 @@ def sessions(ctx: click.Context) -> None:
       tinyagent run -c "And in French?"          continue the last one
       tinyagent run --session trip "Where to?"   start or continue one with a name
     """
-    need_command(ctx)
 
 
 def _store() -> SessionStore:
@@ -92,19 +87,17 @@ def _pager(app: AppContext, no_pager: bool) -> Iterator[Output | None]:
         yield pager
 
 
-def _time(milliseconds: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(milliseconds / 1000))
-
-
 @sessions.command("list")
 @_here_option
 @click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Only the last N sessions.")
 @_no_pager_option
-@_json_option
+@json_option
 @common_options
 @click.pass_obj
 def list_sessions(app: AppContext, here: bool, limit: int | None, no_pager: bool, as_json: bool) -> None:
     """List the sessions, the last used one first. A long list is shown in $PAGER, or in less."""
+    from tinyagent_cli.sessions.files import SHOWN_ID
+
     with _index() as index:
         found = index.sessions(_folder(here))[:limit]
     if as_json:
@@ -116,9 +109,9 @@ def list_sessions(app: AppContext, here: bool, limit: int | None, no_pager: bool
     else:
         rows = [
             (
-                session["id"][:_ID],
+                session["id"][:SHOWN_ID],
                 session["name"] or "",
-                _time(session["used"]),
+                time_text(session["used"])[:_MINUTES],
                 session["model"],
                 str(session["messages"]),
                 session["title"] + (" (damaged)" if session["problem"] else ""),
@@ -134,7 +127,7 @@ def list_sessions(app: AppContext, here: bool, limit: int | None, no_pager: bool
 @_here_option
 @click.option("-n", "--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N messages.")
 @_no_pager_option
-@_json_option
+@json_option
 @common_options
 @click.pass_obj
 def search(
@@ -145,6 +138,7 @@ def search(
     Prompts, replies, tool calls and their results are searched.
     """
     from tinyagent_cli.exit_codes import InputError
+    from tinyagent_cli.sessions.files import SHOWN_ID
 
     parts = [part for word in words for part in word.split()]
     if not parts:
@@ -157,7 +151,12 @@ def search(
         app.note("No message has these words.")
     else:
         rows = [
-            (match["name"] or match["id"][:_ID], _time(match["used"]), match["role"], match["text"])
+            (
+                match["name"] or match["id"][:SHOWN_ID],
+                time_text(match["used"])[:_MINUTES],
+                match["role"],
+                match["text"],
+            )
             for match in found
         ]
         with _pager(app, no_pager) as pager:
@@ -237,10 +236,7 @@ def export(session: str | None, form: str) -> None:
         data = data[: data.rfind(b"\n") + 1]  # a run may write the next line now
     else:
         data = "".join(markdown(store.messages(found, whole=True))).encode("utf-8", "replace")
-    output = take_stdout()
-    output.write_now(data)
-    if output.error is not None:
-        raise output.error
+    take_stdout().write_or_raise(data)
 
 
 @sessions.command()

@@ -13,7 +13,7 @@ from tinyagent_cli.terminal.sanitise import one_line
 from tinyagent_cli.terminal.tables import print_json, table_lines
 
 from .list_plugins import with_additions
-from .options import common_options
+from .options import common_options, json_option
 from .plugins import cells
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ __all__ = ["command"]
 
 @click.command("show", short_help="Show what a plugin adds and may do.")
 @click.argument("name", shell_complete=complete_plugins)
-@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@json_option
 @common_options
 @click.pass_obj
 def command(app: AppContext, name: str, as_json: bool) -> int:
@@ -53,9 +53,9 @@ def _print_plugin(plugin: Plugin, result: CheckResult) -> None:
     from importlib import metadata
 
     from tinyagent_cli.plugins.additions import what_it_may, when_loaded
-    from tinyagent_cli.terminal.wrapping import indented, terminal_width
+    from tinyagent_cli.terminal.wrapping import indented, wrap_width
 
-    width = terminal_width(1)
+    width = wrap_width(1)
     click.echo("  ".join(one_line(cell, 200) for cell in cells(plugin)))
     texts = [metadata.metadata(plugin.distribution)["Summary"] or "", f"Loaded for {when_loaded(plugin)}"]
     texts += [result.message or "", *(result.hint or "").splitlines()]

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 import click
 
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_templates
 from tinyagent_cli.terminal.tables import print_json, print_table
 
-from .options import CONTEXT, CommandGroup, common_options, need_command
+from .options import TextArgument, command_group, common_options, json_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,20 +53,17 @@ language = "English"
 '''
 
 
-@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
-@common_options
-@click.pass_context
-def templates(ctx: click.Context) -> None:
+@command_group()
+def templates() -> None:
     """Show and write prompt templates, which `tinyagent run -p NAME` uses. docs/templates.md describes them.
 
     Your templates are in the configuration directory, those of a project in .tinyagent/templates of the
     working directory. If both have the same name, yours is used.
     """
-    need_command(ctx)
 
 
 @templates.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@json_option
 @common_options
 @click.pass_obj
 def list_templates(app: AppContext, as_json: bool) -> None:
@@ -77,7 +73,7 @@ def list_templates(app: AppContext, as_json: bool) -> None:
     places = all_templates()
     own = {place.name for place in places if not place.is_project}
     rows = [_described(place, hidden=place.is_project and place.name in own) for place in places]
-    rows += [_of_plugin(claim) for _, claim in sorted(_claims(app).items())]
+    rows += [_of_plugin(claim) for claim in _claims(app).values()]
     if as_json:
         print_json(rows)
     elif not rows:
@@ -100,22 +96,17 @@ def list_templates(app: AppContext, as_json: bool) -> None:
 
 
 def _claims(app: AppContext) -> dict[str, TemplateClaim]:
-    """Return the templates of plugins, and store their names for completion."""
     from tinyagent.errors import TinyAgentError
-    from tinyagent_cli.config.known_templates import write_known
-    from tinyagent_cli.config.settings import load_settings
     from tinyagent_cli.plugins.discovery import find
-    from tinyagent_cli.plugins.registry import PluginLoader
+    from tinyagent_cli.run.template_choice import list_claims
 
     if not find("inputs"):
         return {}
     try:
-        claims = PluginLoader.from_settings(load_settings()).templates()
+        return list_claims()
     except TinyAgentError as error:
         app.warn(f"The templates of plugins are missing: {error}")
         return {}
-    write_known(claim.template for claim in claims.values())
-    return claims
 
 
 def _of_plugin(claim: TemplateClaim) -> JsonDict:
@@ -170,9 +161,7 @@ def show(app: AppContext, name: str) -> None:
     text = _facts(claim) if claim is not None else read_template(find_template(name)).text
     output = take_stdout()
     text = text if text.endswith("\n") else f"{text}\n"
-    output.write_now((clean(text) if output.is_terminal else text).encode())
-    if output.error is not None:
-        raise output.error
+    output.write_or_raise((clean(text) if output.is_terminal else text).encode())
 
 
 def _facts(claim: TemplateClaim) -> str:

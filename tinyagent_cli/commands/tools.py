@@ -9,12 +9,11 @@ import click
 from tinyagent import _json
 from tinyagent._json import as_dict
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.run.text_argument import TextArgument
 from tinyagent_cli.shell_completion import complete_tools
 from tinyagent_cli.terminal.tables import print_json, print_table
-from tinyagent_cli.terminal.wrapping import indented, terminal_width
+from tinyagent_cli.terminal.wrapping import indented, wrap_width
 
-from .options import CONTEXT, CommandGroup, common_options, need_command
+from .options import TextArgument, command_group, common_options, json_option
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import AgentTool
@@ -23,16 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["tools"]
 
 
-@click.group(cls=CommandGroup, invoke_without_command=True, context_settings=CONTEXT)
-@common_options
-@click.pass_context
-def tools(ctx: click.Context) -> None:
+@command_group()
+def tools() -> None:
     """Show tools, or call one without a model."""
-    need_command(ctx)
 
 
 @tools.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@json_option
 @common_options
 @click.pass_obj
 def list_tools(app: AppContext, as_json: bool) -> None:
@@ -45,12 +41,12 @@ def list_tools(app: AppContext, as_json: bool) -> None:
     elif not entries:
         app.note("No tool plugins are installed. A Python file works too: -t ./mytools.py")
     else:
-        print_table(("NAME", "FROM"), [(e.name, f"{e.distribution} {e.version}") for e in entries])
+        print_table(("NAME", "FROM"), [(e.name, e.origin) for e in entries])
 
 
 @tools.command("show")
 @click.argument("name", shell_complete=complete_tools)
-@click.option("--json", "as_json", is_flag=True, help="Print an array of objects.")
+@json_option
 @common_options
 def show_tools(name: str, as_json: bool) -> None:
     """Show the tools of NAME: a plugin, PLUGIN.TOOL, or a Python file.
@@ -90,7 +86,7 @@ def _described(schema: object) -> str:
 
 def _print_wrapped(output: Output, text: str, indent: str = "  ") -> None:
     """Print text with an indentation, on a terminal wrapped at words; `indent` is that of further lines."""
-    for line in indented(text, terminal_width(output.fd), "  ", indent):
+    for line in indented(text, wrap_width(output.fd), "  ", indent):
         output.print(line)
 
 

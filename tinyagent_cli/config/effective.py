@@ -14,7 +14,7 @@ from tinyagent.agent_types import JsonValue
 from tinyagent.text_files import read_config
 
 from .endpoints import endpoint_of
-from .environment import allowed_plugins, variable
+from .environment import allowed_plugins, config_directory, user_file, variable
 from .key_types import dotted
 from .reference import NAME, all_settings
 from .settings import DEFAULT, PROJECT_FILE, Settings
@@ -62,7 +62,7 @@ def effective_settings(found: Settings, *, defaults: bool) -> list[Value]:
 
 def _of_files(found: Settings) -> Iterator[Value]:
     """Return what the files and TINYAGENT_MODEL set; for `[run]`, what their merge has as the result."""
-    path = found.directory / "config.toml"
+    path = user_file()
     user = msgspec.toml.decode(read_config(path) or "")
     for keys, value in _leaves(user):
         if keys[0] not in ("run", "sandbox"):
@@ -85,7 +85,7 @@ def _of_files(found: Settings) -> Iterator[Value]:
 def _of_environment(found: Settings) -> Iterator[Value]:
     """Return what variables set that are not keys."""
     if variable("TINYAGENT_HOME") is not None:
-        yield Value("TINYAGENT_HOME", str(found.directory), ENVIRONMENT)
+        yield Value("TINYAGENT_HOME", str(config_directory()), ENVIRONMENT)
     allowed = allowed_plugins()
     if allowed is not None:
         yield Value("TINYAGENT_PLUGINS", ",".join(sorted(allowed)), ENVIRONMENT)

@@ -14,22 +14,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
-    "APPROVALS_FILE",
     "allowed_plugins",
+    "approvals_file",
     "cache_directory",
     "config_directory",
     "environment_with",
     "exact_variable",
     "has_home",
+    "keys_file",
     "missing_variable",
     "sessions_directory",
     "set_variable",
     "state_directory",
+    "user_file",
     "variable",
 ]
-
-APPROVALS_FILE = "approvals.json"
-"""The file of stored approvals, in the configuration directory."""
 
 
 def variable(name: str) -> str | None:
@@ -72,7 +71,7 @@ def allowed_plugins() -> frozenset[str] | None:
 
 
 def config_directory() -> Path:
-    """Return the directory of `config.toml` and `keys.toml`."""
+    """Return the directory of the user's files."""
     home = variable("TINYAGENT_HOME")
     if home is not None:
         return _expanded(home)
@@ -82,6 +81,21 @@ def config_directory() -> Path:
     from platformdirs import user_config_path
 
     return user_config_path("tinyagent", appauthor=False)
+
+
+def user_file() -> Path:
+    """Return the path of the user's configuration."""
+    return config_directory() / "config.toml"
+
+
+def keys_file() -> Path:
+    """Return the path of the stored keys."""
+    return config_directory() / "keys.toml"
+
+
+def approvals_file() -> Path:
+    """Return the path of the stored approvals."""
+    return config_directory() / "approvals.json"
 
 
 def cache_directory() -> Path:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from difflib import get_close_matches
 
 import msgspec
+
+from tinyagent_cli.terminal.hints import nearest
 
 from .key_types import children, dotted, values_of
 
@@ -44,11 +45,11 @@ def explain(message: str, text: str, kind: type[object]) -> tuple[str, str | Non
         return (f"{dotted(keys)}: {problem}" if keys else problem), None
     name = dotted([*keys, unknown[1]])
     known = children(keys, kind)
-    near = get_close_matches(unknown[1], known, 1)
+    near = nearest(unknown[1], known)
     if keys[:1] == ["providers"] and unknown[1] in ("api_key", "key"):
         return f"unknown key {name!r}", f"Keys are stored by: tinyagent keys set {dotted(keys[1:2])}"
     if near:
-        return f"unknown key {name!r}", f"Did you mean {dotted([*keys, near[0]])!r}?"
+        return f"unknown key {name!r}", f"Did you mean {dotted([*keys, near])!r}?"
     return f"unknown key {name!r}", f"Known keys: {', '.join(known)}." if known else None
 
 

@@ -17,7 +17,7 @@ from tinyagent._net.errors import check_key_variable
 from tinyagent.agent_types import JsonDict
 from tinyagent.errors import ConfigurationError
 
-from .environment import config_directory, variable
+from .environment import keys_file, user_file, variable
 from .files import (
     BatchTable,
     KeysTable,
@@ -73,7 +73,6 @@ class Settings(NamedTuple):
     Attributes:
         run: The run table, merged from the user file, the project file and TINYAGENT_MODEL.
         model_source: The file or variable that sets the model, for messages.
-        directory: The directory of the user's files.
         sandbox_sources: The file or variable that sets a key of `sandbox`, if it is not the user file.
         run_sources: The file, or `default`, that sets a key of `run`, if it is not the user file.
         notes: Messages about limits of the project file that do not apply, because the user's are lower.
@@ -92,7 +91,6 @@ class Settings(NamedTuple):
     sandbox: SandboxTable
     executors: Mapping[str, JsonDict]
     hook_timeout: float
-    directory: Path
     run_sources: Mapping[str, str]
     sandbox_sources: Mapping[str, str]
     notes: tuple[str, ...]
@@ -100,7 +98,7 @@ class Settings(NamedTuple):
     @property
     def key_store(self) -> KeyStore:
         """The stored keys."""
-        return KeyStore(self.directory / "keys.toml", self.keys.store == "keyring")
+        return KeyStore(keys_file(), self.keys.store == "keyring")
 
     def find_key(self, provider: str, env_name: str | None) -> Key | None:
         """Return the key of a provider: from its environment variable, or else the stored one.
@@ -124,14 +122,13 @@ class Settings(NamedTuple):
 
 def load_settings(directory: Path | None = None) -> Settings:
     """Read the environment, the project file in `directory` (the working directory) and the user file."""
-    home = config_directory()
     encoded = variable(SETTINGS_VARIABLE)
     if encoded is not None:
-        return _decoded(encoded, home)
-    user_file, project_file = home / "config.toml", (directory or Path()) / PROJECT_FILE
-    user = read_user_file(user_file) or UserFile()
-    project = read_project_file(project_file, user_file)
-    run, source = user.run, str(user_file)
+        return _decoded(encoded)
+    user_path, project_file = user_file(), (directory or Path()) / PROJECT_FILE
+    user = read_user_file(user_path) or UserFile()
+    project = read_project_file(project_file, user_path)
+    run, source = user.run, str(user_path)
     notes: list[str] = []
     sources: dict[str, str] = {}
     if project is not None:
@@ -144,7 +141,7 @@ def load_settings(directory: Path | None = None) -> Settings:
         run = structs.replace(run, model=model)
         sources["model"] = source
     sandbox, sandbox_sources = _sandbox(user.sandbox, project.sandbox if project else None, str(project_file))
-    found = _settings(structs.replace(user, sandbox=sandbox), run, home, source, sources, notes)
+    found = _settings(structs.replace(user, sandbox=sandbox), run, source, sources, notes)
     return found._replace(sandbox_sources=sandbox_sources)
 
 
@@ -166,7 +163,7 @@ def encode_settings(settings: Settings) -> str:
     return msgspec.json.encode(user).decode()
 
 
-def _decoded(encoded: str, home: Path) -> Settings:
+def _decoded(encoded: str) -> Settings:
     """Return the settings of `TINYAGENT_SETTINGS`.
 
     Raises:
@@ -178,11 +175,11 @@ def _decoded(encoded: str, home: Path) -> Settings:
         raise ConfigurationError(
             f"{SETTINGS_VARIABLE} is malformed.", hint="A batch sets it for its workers. Unset it."
         ) from None
-    return _settings(user, user.run, home, SETTINGS_VARIABLE, {}, [])
+    return _settings(user, user.run, SETTINGS_VARIABLE, {}, [])
 
 
 def _settings(
-    user: UserFile, run: RunTable, home: Path, source: str, sources: dict[str, str], notes: list[str]
+    user: UserFile, run: RunTable, source: str, sources: dict[str, str], notes: list[str]
 ) -> Settings:
     return Settings(
         run=run,
@@ -198,7 +195,6 @@ def _settings(
         sandbox=user.sandbox,
         executors=user.executors,
         hook_timeout=user.plugins.hook_timeout,
-        directory=home,
         run_sources=sources,
         sandbox_sources={},
         notes=tuple(notes),

@@ -232,10 +232,10 @@ def find_template(name: str) -> TemplatePath:
     if re.search(r"\s", name):
         hint = "-p takes the name of a template. A prompt is an argument without -p."
     elif known:
-        from difflib import get_close_matches
+        from tinyagent_cli.terminal.hints import nearest
 
-        near = get_close_matches(name, known, 1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"Templates: {', '.join(known)}."
+        near = nearest(name, known)
+        hint = f"Did you mean {near!r}?" if near else f"Templates: {', '.join(known)}."
     else:
         hint = f"To write it: tinyagent templates edit {name}" if _is_name(name) else None
     raise InputError(f"There is no template {name!r}.", hint=hint)

@@ -27,7 +27,6 @@ from tinyagent.agent_types import (
 )
 from tinyagent.errors import InvalidMessageError
 from tinyagent.jsonl import HistoryRecord, Record, ResultRecord, SessionRecord
-from tinyagent_cli.config.files import model_label
 from tinyagent_cli.terminal.activity import call_line
 from tinyagent_cli.terminal.amounts import counted
 from tinyagent_cli.terminal.sanitise import one_line
@@ -51,7 +50,7 @@ from .page_values import (
     tokens,
 )
 from .source import Entry
-from .stats import Collector
+from .stats import Collector, model_name
 
 __all__ = ["PageBuilder"]
 
@@ -221,7 +220,7 @@ class PageBuilder:
         facts = [
             ("Session", record.id),
             ("Created", local_time(record.created)),
-            ("Model", _model_name(model.get("provider"), model.get("id"))),
+            ("Model", model_name(model.get("provider"), model.get("id"))),
             ("Thinking", "" if record.thinking_level == "off" else record.thinking_level),
             ("Folder", as_str(record.cwd)),
             ("Copy of", as_str(record.parent)),
@@ -323,7 +322,7 @@ class PageBuilder:
             yield self._article(self._next("message-"), "other", one_line(role, 60), [block])
 
     def _reply_message(self, part: str, fields: dict[str, object], moment: int | None) -> Iterator[Part]:
-        name = _model_name(fields.get("provider"), fields.get("model"))
+        name = model_name(fields.get("provider"), fields.get("model"))
         usage = as_dict(fields.get("usage"))
         reason = as_str(fields.get("stop_reason"))
         blocks = self._read.blocks(fields)
@@ -410,7 +409,7 @@ class PageBuilder:
                 blocks.append(
                     Block("json", argument_text(text), title=one_line(as_str(call.get("name")), 60))
                 )
-        name = _model_name(fields.get("provider"), fields.get("model")) or "Assistant"
+        name = model_name(fields.get("provider"), fields.get("model")) or "Assistant"
         facts = ("not complete",) if is_final else ()
         return self._article(part, "assistant", name, blocks, None, facts, is_final=is_final)
 
@@ -471,7 +470,3 @@ class PageBuilder:
             details=json_text(details) if details else None,
             earlier=call.earlier,
         )
-
-
-def _model_name(provider: object, model: object) -> str:
-    return one_line(model_label(as_str(provider), as_str(model)), 100)

@@ -11,10 +11,11 @@ from markupsafe import Markup
 
 from tinyagent import _json
 from tinyagent.agent_types import JsonDict
+from tinyagent_cli.terminal.amounts import time_text
 from tinyagent_cli.terminal.sanitise import one_line
 
 from .page_text import Shown
-from .stats import Stats, cost_text, usage_of
+from .stats import Stats, cost_text, usage_of, with_notes
 
 __all__ = [
     "Argument",
@@ -128,11 +129,9 @@ class Moment:
 
     def __init__(self, milliseconds: int) -> None:
         self.iso: str = ""
-        self.text: str = f"{milliseconds} ms"  # of another program, if it is no time
+        self.text: str = time_text(milliseconds)
         try:
-            local = time.localtime(milliseconds / 1000)
-            self.iso = time.strftime("%Y-%m-%dT%H:%M:%S%z", local)
-            self.text = time.strftime("%Y-%m-%d %H:%M:%S", local)
+            self.iso = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(milliseconds / 1000))
         except (OverflowError, ValueError, OSError):
             pass
 
@@ -182,12 +181,12 @@ def summary(stats: Stats, *, is_live: bool) -> list[tuple[str, str]]:
         (unfinished, "not finished"),
         (int(is_live), "running"),
     ]
-    rows = [("Runs", _with_notes(stats.runs, notes))]
+    rows = [("Runs", with_notes(stats.runs, notes))]
     if stats.models:
         rows.append(("Model" if len(stats.models) == 1 else "Models", one_line(", ".join(stats.models), 300)))
     rows.append(("Turns", f"{stats.turns:,}"))
     rows += _if_any("Compactions", stats.compactions)
-    rows.append(("Tool calls", _with_notes(stats.tool_calls, [(stats.failed_tool_calls, "failed")])))
+    rows.append(("Tool calls", with_notes(stats.tool_calls, [(stats.failed_tool_calls, "failed")])))
     if stats.started is not None:
         rows.append(("Started", Moment(stats.started).text))
     rows.append(("Time", duration(stats.duration_ms)))
@@ -206,8 +205,3 @@ def summary(stats: Stats, *, is_live: bool) -> list[tuple[str, str]]:
 
 def _if_any(label: str, count: int | None) -> list[tuple[str, str]]:
     return [(label, f"{count:,}")] if count else []
-
-
-def _with_notes(count: int, notes: list[tuple[int, str]]) -> str:
-    found = ", ".join(f"{number} {what}" for number, what in notes if number)
-    return f"{count:,} ({found})" if found else f"{count:,}"

@@ -22,7 +22,8 @@ from tinyagent.text_files import MAX_RECORD_BYTES
 from tinyagent_cli.config.environment import sessions_directory
 from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.sessions.files import SUFFIX
-from tinyagent_cli.sessions.store import Session, SessionStore, open_to_read
+from tinyagent_cli.sessions.session import Session, open_to_read
+from tinyagent_cli.sessions.store import SessionStore
 from tinyagent_cli.terminal.sanitise import one_line
 
 if TYPE_CHECKING:

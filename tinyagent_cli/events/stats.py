@@ -26,11 +26,12 @@ from tinyagent.jsonl import HistoryRecord, Record, ResultRecord, SessionRecord
 from tinyagent_cli.config.files import model_label
 from tinyagent_cli.exit_codes import STOPPED
 from tinyagent_cli.terminal.amounts import dollar_text
+from tinyagent_cli.terminal.sanitise import one_line
 
 from .calls import Call, CallReader
 from .source import Entry
 
-__all__ = ["Collector", "Stats", "ToolStats", "collect", "cost_text", "usage_of"]
+__all__ = ["Collector", "Stats", "ToolStats", "collect", "cost_text", "model_name", "usage_of", "with_notes"]
 
 
 class ToolStats(msgspec.Struct, kw_only=True):
@@ -227,6 +228,11 @@ def _free_of_charge(usage: Usage | None) -> Usage | None:
     return {**usage, "cost": 0.0} if usage and usage.get("cost") is None else usage
 
 
+def model_name(provider: object, model_id: object) -> str:
+    """Return the name of a model in a record, which may be from anywhere, on one line."""
+    return one_line(model_label(as_str(provider), as_str(model_id)), 100)
+
+
 def usage_of(fields: JsonDict) -> Usage | None:
     """Return the usage of a result line; None if another program wrote other values."""
     try:
@@ -242,3 +248,9 @@ def cost_text(usage: Usage, runs_without_cost: int = 0) -> str:
         return "unknown"
     shown = dollar_text(cost, estimated=usage.get("cost_estimated", False))
     return f"{shown}, and the unknown cost of {runs_without_cost} of the runs" if runs_without_cost else shown
+
+
+def with_notes(count: int, notes: list[tuple[int, str]]) -> str:
+    """Return a number with those of its parts, such as `12 (1 failed)`."""
+    found = ", ".join(f"{number:,} {what}" for number, what in notes if number)
+    return f"{count:,} ({found})" if found else f"{count:,}"

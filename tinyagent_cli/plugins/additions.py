@@ -55,7 +55,7 @@ def loaded_additions(loaded: LoadedPlugin, plugin: Plugin) -> Iterator[Addition]
     Raises:
         TinyAgentError: The plugin cannot be used.
     """
-    from .loading import command_of, executor_of, provider_of, require_guard, require_inputs, tools_of
+    from .registrations import command_of, executor_of, provider_of, require_guard, require_inputs, tools_of
 
     match plugin.group:
         case "tools":

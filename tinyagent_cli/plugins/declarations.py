@@ -12,6 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from tinyagent_cli.config.files import names_a_file
+
 from .discovery import Plugin, find
 
 __all__ = ["DeclaredTool", "declared_hooks", "declared_tools", "tools_in_source"]
@@ -34,7 +36,7 @@ def declared_tools(request: str) -> list[str]:
     """Return the tools that `-t REQUEST` means: those of a plugin or of a file, or a single one."""
     if ".py:" in request:
         return [request.rpartition(":")[2]]
-    if request.endswith(".py") or "/" in request:
+    if names_a_file(request):
         return [tool.name for tool in _tools_in(_parsed(Path(request).expanduser(), b"ool"))]
     plugins = [plugin for plugin in find("tools") if plugin.name == request]
     if not plugins and "." in request:
@@ -61,7 +63,7 @@ def declared_hooks(plugin: Plugin) -> dict[str, list[str]]:
 def _files_of(plugin: Plugin) -> Iterator[Path]:
     from importlib.util import find_spec
 
-    module = plugin.value.partition(":")[0].strip().partition(".")[0]
+    module = plugin.module.partition(".")[0]
     try:
         spec = find_spec(module)  # of a module that is not in a package: nothing is imported
     except (ImportError, ValueError):

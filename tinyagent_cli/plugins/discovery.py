@@ -61,7 +61,17 @@ class Plugin(NamedTuple):
     needs: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name!r} ({self.distribution} {self.version})".replace(" )", ")")
+        return f"{self.name!r} ({self.origin})"
+
+    @property
+    def module(self) -> str:
+        """The module of the entry point."""
+        return self.value.partition(":")[0].strip()
+
+    @property
+    def origin(self) -> str:
+        """The distribution and its version, for messages."""
+        return f"{self.distribution} {self.version}".strip()
 
     @property
     def is_part_of_tinyagent(self) -> bool:
@@ -82,11 +92,7 @@ def find(group: str | None = None) -> list[Plugin]:
 
 def used_distributions() -> dict[str, str]:
     """Return the versions of tinyagent and of the distributions with imported plugins, by their names."""
-    used = {
-        plugin.distribution: plugin.version
-        for plugin in find()
-        if plugin.value.partition(":")[0].strip() in sys.modules
-    }
+    used = {plugin.distribution: plugin.version for plugin in find() if plugin.module in sys.modules}
     return {DISTRIBUTION: version(), **used}
 
 

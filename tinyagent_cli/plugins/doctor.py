@@ -18,6 +18,7 @@ from tinyagent.agent_types import Provider
 from tinyagent.errors import AuthenticationError, NotConfiguredError, ProviderError, TinyAgentError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config import model_choice
+from tinyagent_cli.config.environment import config_directory, user_file
 from tinyagent_cli.config.settings import Settings, load_settings
 from tinyagent_cli.terminal.amounts import counted
 from tinyagent_cli.version import DISTRIBUTION
@@ -162,7 +163,7 @@ def _check_versions() -> tuple[bool, str]:
 
 
 def _configuration(found: Settings) -> Iterator[Finding]:
-    file = found.directory / "config.toml"
+    file = user_file()
     entries = find()
     known = {entry.name for entry in entries if entry.group == "tools"}
     for name in found.run.tools or ():
@@ -180,7 +181,7 @@ def _configuration(found: Settings) -> Iterator[Finding]:
         if normalised(preferred) not in distributions:
             hint = f"Correct or remove [plugins] prefer.{name} in {file}"
             yield Finding("configuration", f"prefer {name}", 0, f"{preferred} is not installed", hint)
-    yield Finding("configuration", "files", 0, f"in {found.directory}")
+    yield Finding("configuration", "files", 0, f"in {config_directory()}")
 
 
 def _sandbox(found: Settings) -> Finding:
@@ -191,7 +192,7 @@ def _sandbox(found: Settings) -> Finding:
 
     table, subject = found.sandbox, "programs of tools"
     if table.mode == "off":
-        source = found.sandbox_sources.get("mode", str(found.directory / "config.toml"))
+        source = found.sandbox_sources.get("mode", str(user_file()))
         return Finding("sandbox", subject, 0, f"The sandbox is turned off by {source}.")
     try:
         box = find_sandbox(table.mode)
@@ -282,4 +283,4 @@ def _endpoint(provider: Provider, seconds: float) -> Finding:
 
 
 def _subject(entry: Plugin) -> str:
-    return f"{entry.group}: {entry.name} ({entry.distribution} {entry.version})"
+    return f"{entry.group}: {entry.name} ({entry.origin})"

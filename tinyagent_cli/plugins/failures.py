@@ -19,10 +19,10 @@ from tinyagent.errors import (
 from tinyagent_cli.config.environment import missing_variable
 from tinyagent_cli.version import version
 
-from .discovery import Plugin
+from .discovery import Plugin, find
 from .tool_sources import ToolFile
 
-__all__ = ["failure", "missing_key", "remedy", "status"]
+__all__ = ["failure", "missing_key", "remedy", "require_plugin", "status"]
 
 
 def failure(
@@ -85,7 +85,7 @@ def _missing_import(plugin: Plugin | ToolFile, error: ImportError) -> tuple[str,
         return _other_version(plugin, error)
     if not isinstance(error, ModuleNotFoundError):
         return f"{type(error).__name__}: {error}", _reinstall(plugin)
-    if isinstance(plugin, Plugin) and top == plugin.value.partition(":")[0].strip().partition(".")[0]:
+    if isinstance(plugin, Plugin) and top == plugin.module.partition(".")[0]:
         return f"its own module {name!r} is missing", _reinstall(plugin)
     more = "" if str(error).startswith("No module named") else f": {error}"
     return f"it needs the module {name!r}, which is not installed{more}", _reinstall(plugin)
@@ -136,6 +136,24 @@ def remedy(plugin: Plugin | ToolFile) -> str | None:
 def _sentence(text: str) -> str:
     text = text.rstrip()
     return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def require_plugin(name: str, distribution: str, option: str) -> None:
+    """Refuse an option that needs a plugin of tools.
+
+    Args:
+        name: The name of the plugin.
+        distribution: Its distribution.
+        option: The option, for the message.
+
+    Raises:
+        ConfigurationError: The plugin is not installed.
+    """
+    if all(entry.name != name for entry in find("tools")):
+        raise ConfigurationError(
+            f"{option} needs the plugin {distribution}, which is not installed.",
+            hint=f"Install it: tinyagent plugins install {distribution}",
+        )
 
 
 def missing_key(provider: str, variable: str) -> MissingKeyError:

@@ -17,18 +17,15 @@ from tinyagent_cli.config.environment import set_variable
 
 from .builtin import provider_plugins
 from .discovery import EXECUTORS, Plugin, find
-from .loading import (
-    Hook,
-    LoadedPlugin,
+from .loading import Hook, LoadedPlugin, load
+from .registrations import (
     SinkFactory,
     command_of,
     executor_of,
     input_of,
-    load,
     provider_of,
     require_guard,
     sinks_of,
-    suggestion,
     templates_of,
     tools_of,
 )
@@ -174,6 +171,8 @@ class PluginLoader:
         plugins = provider_plugins(self._providers)
         claims = [plugin for plugin in plugins if plugin.name == name]
         if not claims:
+            from tinyagent_cli.terminal.hints import suggestion
+
             known = {plugin.name for plugin in plugins}
             file = self._preferences.config_file
             raise ConfigurationError(
@@ -201,6 +200,8 @@ class PluginLoader:
         plugins = find("executors")
         claims = [plugin for plugin in plugins if plugin.name == name]
         if not claims:
+            from tinyagent_cli.terminal.hints import suggestion
+
             known = {*EXECUTORS, *(plugin.name for plugin in plugins)}
             raise ConfigurationError(
                 f"Unknown executor {name!r}.{suggestion(name, known)} Installed: {list_names(known)}.",

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from tinyagent.errors import ConfigurationError, PluginError
+from tinyagent_cli.config.environment import user_file
 from tinyagent_cli.config.files import names_a_file
 from tinyagent_cli.version import DISTRIBUTION
 
 from .discovery import BUILT_IN, Plugin, find, normalised
-from .loading import suggestion
 from .tool_sources import ToolFile
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Preferences(NamedTuple):
     @classmethod
     def from_settings(cls, found: Settings) -> Preferences:
         """Return the preferences of the configuration files."""
-        return cls(found.preferred_plugins, found.directory / "config.toml")
+        return cls(found.preferred_plugins, user_file())
 
     def choose(self, name: str, plugins: Sequence[Plugin]) -> Plugin:
         """Return the one plugin of `plugins` that `name` means.
@@ -88,7 +88,7 @@ class Preferences(NamedTuple):
                 yield NameConflict(group, name, claimants, self._conflict(name, claimants))
 
     def _conflict(self, name: str, plugins: Sequence[Plugin]) -> PluginError:
-        claims = " and by ".join(f"{plugin.distribution} {plugin.version}".strip() for plugin in plugins)
+        claims = " and by ".join(plugin.origin for plugin in plugins)
         return PluginError(
             f"The name {name!r} is claimed by {claims}.",
             hint=f"Choose one: {self._how_to_prefer(name)} Or uninstall one, or allow only the other one: "
@@ -154,6 +154,8 @@ def plugin_of_tool(request: str, preferences: Preferences) -> tuple[Plugin | Too
 
 
 def _unknown_tool(request: str, known: set[str]) -> ConfigurationError:
+    from tinyagent_cli.terminal.hints import suggestion
+
     from .declarations import declared_tools
 
     owners = [plugin for plugin in sorted(known) if request in declared_tools(plugin)]

@@ -66,8 +66,7 @@ def source_of(plugin: Plugin | ToolFile) -> ToolSource:
     """Return the source of the tools of a plugin."""
     if isinstance(plugin, ToolFile):
         return ToolSource(str(plugin.path), module_name(plugin.path), is_file=True)
-    module = plugin.value.partition(":")[0].strip()
-    return ToolSource(normalised(plugin.distribution), module, is_file=False)
+    return ToolSource(normalised(plugin.distribution), plugin.module, is_file=False)
 
 
 def import_file(path: Path) -> ModuleType:

@@ -8,6 +8,7 @@ or has left, open questions are refused.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,21 +17,19 @@ import msgspec
 from msgspec import UNSET
 
 from tinyagent import Agent, _json
-from tinyagent._answer import answer_error
 from tinyagent._cancel import run_in_thread
 from tinyagent.agent_types import AgentEvent, MessageEndEvent, UserMessage
-from tinyagent.errors import AgentStateError, EmptyReplyError, TinyAgentError
+from tinyagent.errors import AgentStateError, TinyAgentError
 from tinyagent.jsonl import Encoder, ResultRecord, SessionRecord
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.exit_codes import InputError, RunTimeoutError, describe, plugin_exit
+from tinyagent_cli.exit_codes import InputError, describe, plugin_exit
+from tinyagent_cli.run.agent import make_agent, make_guards, prompt, time_limit
 from tinyagent_cli.run.approvals import Asked
-from tinyagent_cli.run.driver import make_agent, make_guards
-from tinyagent_cli.run.lifetime import Lifetime
-from tinyagent_cli.run.outcome import add_cost, in_terms_of_options, model_name
+from tinyagent_cli.run.form_fields import problem_of
+from tinyagent_cli.run.outcome import add_cost, in_terms_of_options, missing_answer, model_name
 from tinyagent_cli.run.plan import Plan
 from tinyagent_cli.run.progress import Progress
 from tinyagent_cli.run.record_lines import header, result
-from tinyagent_cli.sessions.files import working_folder
 from tinyagent_cli.terminal.output import Output
 
 from .prompts import TemplatePrompt, message_of, read_template
@@ -55,7 +54,7 @@ from .protocol import (
     success,
     with_id,
 )
-from .questions import ClientQuestions, problem_of
+from .questions import ClientQuestions, OpenQuestions
 
 if TYPE_CHECKING:
     from tinyagent_cli.run.schema_argument import WantedAnswer
@@ -71,62 +70,41 @@ class _Run(NamedTuple):
     compacts: bool = False
 
 
-class _Question(NamedTuple):
-    """A tool call that waits for an answer."""
-
-    line: dict[str, object]
-    answer: asyncio.Future[str | None]
-
-
-class _Input(NamedTuple):
-    """A question of a tool that waits for an answer."""
-
-    line: dict[str, object]
-    answer: asyncio.Future[Respond | None]
-
-
-def _nothing() -> None:
-    """Restore nothing."""
-
-
 class Conversation:
     """The agent, its session, and the client that controls them.
 
     Args:
         app: Shows notes and warnings on standard error.
         plan: The plan, without a prompt.
-        lifetime: The clock of the command.
 
     Attributes:
         agent: The agent, for the listeners of plugins.
     """
 
-    def __init__(self, app: AppContext, plan: Plan, lifetime: Lifetime) -> None:
+    def __init__(self, app: AppContext, plan: Plan) -> None:
         self._app = app
         self._plan = plan
-        self._lifetime = lifetime
         self._header = header(plan)
         self._output: Output | None = None
         self._can_ask = False
-        self._questions: dict[str, _Question] = {}
-        self._inputs: dict[str, _Input] = {}
+        numbers = itertools.count(1)
+        self._approvals: OpenQuestions[str] = OpenQuestions("approval", numbers, self._send_question)
+        self._inputs: OpenQuestions[Respond] = OpenQuestions("input", numbers, self._send_question)
         self._answers_input = False
-        self._asked = 0
         self._run: _Run | None = None
         self._encoder = Encoder()
         self._progress = Progress()
         self._queued: list[UserMessage] = []
         self._cause: BaseException | None = None
-        self._notes: set[str] = set()
         self._names = plan.tool_names
         self._guards = make_guards(app, plan, ask=self._ask)
         questions = ClientQuestions(self._ask_user, lambda: self._plan)
         self.agent: Agent = make_agent(
-            plan, self._guards, on_retry=app.note, on_note=self._note_once, interaction=questions
+            plan, self._guards, on_retry=app.note, on_note=app.detail_once, interaction=questions
         )
         if plan.session is not None:
             # First, as in `run`: what the client has seen is saved.
-            plan.session.begin({**self._header, "cwd": working_folder()}, plan.history)
+            plan.session.begin(self._header, plan.history)
             self.agent.subscribe(plan.session)
         self.agent.subscribe(self._on_event)
 
@@ -142,12 +120,8 @@ class Conversation:
     async def end_of_input(self) -> None:
         """Refuse what would need an answer, and wait for the run under way."""
         self._can_ask = False
-        for question in self._questions.values():
-            if not question.answer.done():
-                question.answer.set_result(None)
-        for asked in self._inputs.values():
-            if not asked.answer.done():
-                asked.answer.set_result(None)
+        self._approvals.refuse()
+        self._inputs.refuse()
         if self._run is not None:
             await self._run.task
 
@@ -211,7 +185,7 @@ class Conversation:
             case SetReadOnly(enabled=enabled):
                 self._guards.read_only = enabled
             case Approve(request=name, answer=answer):
-                self._answer(name, answer)
+                self._approve(name, answer)
             case Respond():
                 self._respond(command)
             case State():
@@ -232,7 +206,7 @@ class Conversation:
         elif command.parameters:
             raise InputError("The parameters are for a template, and there is no template.")
         else:
-            message, restore, answer = message_of(command.message, command.images), _nothing, None
+            message, restore, answer = message_of(command.message, command.images), (lambda: None), None
         self._cause = None
         self._answers_input = command.answers_input
         self._send(success(command))
@@ -250,16 +224,13 @@ class Conversation:
     async def _summarise(self, command: Compact, instructions: str) -> None:
         """Compact the conversation, and reply to the command."""
         self._encoder = Encoder()
-        timer = self._time_limit()
         try:
-            end = await self.agent.compact(instructions)
+            with time_limit(self._plan.timeout, self.stop):
+                end = await self.agent.compact(instructions)
             data = {"replaced": end.replaced, "tokens": end.tokens, "usage": end.usage}
             reply = success(command, data)
         except Exception as error:  # noqa: BLE001 - the client gets it as the reply
             reply = failure(command.id, command.type, describe(self._cause or error))
-        finally:
-            if timer is not None:
-                timer.cancel()
         self._run = None
         self._send(reply)
 
@@ -271,13 +242,6 @@ class Conversation:
                 "A run is under way.",
                 hint="Send a message to it with steer or follow_up, or wait for its result.",
             )
-
-    def _time_limit(self) -> asyncio.TimerHandle | None:
-        seconds = self._plan.timeout
-        if seconds is None:
-            return None
-        late = RunTimeoutError(f"The run took longer than {seconds:g} s.")
-        return asyncio.get_running_loop().call_later(seconds, self.stop, late)
 
     def _queue(self, command: Steer | Follow, add: Callable[[UserMessage], None]) -> None:
         if self._run is None or self._run.compacts:
@@ -337,82 +301,57 @@ class Conversation:
             "run": None if run is None else run.id,
             "queued": len(self._queued),
             "pending_tool_calls": sorted(state["pending_tool_calls"]),
-            "approval_requests": [question.line for question in self._questions.values()],
-            "input_requests": [question.line for question in self._inputs.values()],
+            "approval_requests": self._approvals.lines,
+            "input_requests": self._inputs.lines,
             "session": session.id if session is not None and session.started else None,
         }
 
     def _tool_names(self) -> list[str]:
         return [tool.name for tool in self.agent.state["tools"]]
 
-    # ---- approvals -----------------------------------------------------------------------------------------
+    # ---- questions -----------------------------------------------------------------------------------------
+
+    def _send_question(self, line: dict[str, object]) -> None:
+        if self._run is not None and self._run.id is not None:
+            line["id"] = self._run.id
+        self._send(line)
 
     async def _ask(self, asked: Asked) -> str | None:
         """Ask the client about a tool call. Return None if it cannot answer."""
-        call = asked.call
         if not self._can_ask:
             return None
-        self._asked += 1
-        name = f"approval-{self._asked}"
-        line: dict[str, object] = {
-            "type": "approval_request",
-            "request": name,
-            "tool_call_id": call.tool_call_id,
-            "tool_name": call.tool.name,
-            "args": call.arguments,
-            "answers": [*asked.answers, "no"],
-            "sandbox": asked.sandbox,
-        }
-        if self._run is not None and self._run.id is not None:
-            line["id"] = self._run.id
-        question = _Question(line, asyncio.get_running_loop().create_future())
-        self._questions[name] = question
-        self._send(line)
-        try:
-            return await question.answer
-        finally:
-            del self._questions[name]
+        call = asked.call
+        return await self._approvals.ask(
+            {
+                "tool_call_id": call.tool_call_id,
+                "tool_name": call.tool.name,
+                "args": call.arguments,
+                "answers": [*asked.answers, "no"],
+                "sandbox": asked.sandbox,
+            }
+        )
 
-    def _answer(self, name: str, answer: str) -> None:
-        question = self._questions.get(name)
-        if question is None or question.answer.done():
-            raise InputError(f"No approval request {name!r} is open.")
-        answers = _json.as_list(question.line["answers"])
+    def _approve(self, name: str, answer: str) -> None:
+        answers = _json.as_list(self._approvals.line(name)["answers"])
         if answer == "project" and answer not in answers and "always" in answers:
             raise InputError("This call cannot be approved for the project, because its code is not known.")
         if answer not in answers:
             raise InputError(
                 f"{answer!r} is not an answer to {name}. Its answers: {', '.join(map(str, answers))}."
             )
-        question.answer.set_result(answer)
+        self._approvals.answer(name, answer)
 
     async def _ask_user(self, fields: Mapping[str, object]) -> Respond | None:
         """Ask the client for a tool. Return None if it cannot answer."""
-        if not (self._can_ask and self._answers_input):
-            return None
-        self._asked += 1
-        name = f"input-{self._asked}"
-        line: dict[str, object] = {"type": "input_request", "request": name, **fields}
-        if self._run is not None and self._run.id is not None:
-            line["id"] = self._run.id
-        question = _Input(line, asyncio.get_running_loop().create_future())
-        self._inputs[name] = question
-        self._send(line)
-        try:
-            return await question.answer
-        finally:
-            del self._inputs[name]
+        return await self._inputs.ask(fields) if self._can_ask and self._answers_input else None
 
     def _respond(self, command: Respond) -> None:
-        question = self._inputs.get(command.request)
-        if question is None or question.answer.done():
-            raise InputError(f"No input request {command.request!r} is open.")
-        schema = question.line.get("schema")
+        schema = self._inputs.line(command.request).get("schema")
         if command.accept and isinstance(schema, dict):
             problem = problem_of(schema, command.values)
             if problem is not None:
                 raise InputError(f"The values do not fit the schema of the form: {problem}.")
-        question.answer.set_result(command)
+        self._inputs.answer(command.request, command)
 
     # ---- a run ---------------------------------------------------------------------------------------------
 
@@ -420,17 +359,14 @@ class Conversation:
         self, id: Id, message: UserMessage, answer: WantedAnswer | None, restore: Callable[[], None]
     ) -> None:
         """Run the agent to its end, restore the settings, and send the result."""
-        plan, started = self._plan, self._lifetime.seconds
+        plan = self._plan
         self._encoder = Encoder()
         progress = self._progress = Progress()
         self._guards.refused.clear()
-        timer = self._time_limit()
         failed: BaseException | None = None
         try:
-            if answer is None:
-                await self.agent.prompt(message)
-            else:
-                progress.value = await self.agent.prompt_as(answer.form, message)
+            with time_limit(plan.timeout, self.stop):
+                await prompt(self.agent, message, answer, progress)
         except (SystemExit, KeyboardInterrupt) as error:
             failed = plugin_exit(error)  # the loop ends, too; see `drive`
         except Exception as error:  # noqa: BLE001 - the client gets it as the result
@@ -438,12 +374,12 @@ class Conversation:
             if answer is not None and isinstance(error, TinyAgentError):
                 failed = in_terms_of_options(error, plan, tools_refused=bool(self._guards.refused))
         finally:
-            if timer is not None:
-                timer.cancel()
             self._restore(restore)
             add_cost(plan, progress)
-            reason = self._cause or failed or self._failure(plan, progress)
-            self._end(id, progress, reason, self._lifetime.seconds - started)
+            reason = self._cause or failed
+            if reason is None:
+                reason = missing_answer(plan, progress, tools_refused=bool(self._guards.refused))
+            self._end(id, progress, reason)
             self._run = None
 
     def _restore(self, restore: Callable[[], None]) -> None:
@@ -453,18 +389,10 @@ class Conversation:
         except TinyAgentError as error:
             self._app.warn(f"The tools from before the template cannot be loaded again: {error}")
 
-    def _failure(self, plan: Plan, progress: Progress) -> BaseException | None:
-        if not progress.replies:
-            return None
-        error = answer_error(progress.messages, progress.limit)
-        if error is None or (isinstance(error, EmptyReplyError) and error.content_types):
-            return None  # the answer has no text; the lines contain it
-        return in_terms_of_options(error, plan, tools_refused=bool(self._guards.refused))
-
-    def _end(self, id: Id, progress: Progress, error: BaseException | None, seconds: float) -> None:
+    def _end(self, id: Id, progress: Progress, error: BaseException | None) -> None:
         session = self._plan.session
         saved = session.id if session is not None and session.started else None
-        last = result(progress, error, saved, seconds)
+        last = result(progress, error, saved, progress.seconds)
         if session is not None:
             session.end_run(last)
         if self._output is not None:
@@ -477,12 +405,6 @@ class Conversation:
         self._progress(event)
         if type(event) is MessageEndEvent and event.message in self._queued:
             self._queued = [message for message in self._queued if message != event.message]
-
-    def _note_once(self, text: str) -> None:
-        """Show a note with -v, once: each request of a run repeats it."""
-        if text not in self._notes:
-            self._notes.add(text)
-            self._app.detail(text)
 
     def close(self) -> None:
         """Close the session."""

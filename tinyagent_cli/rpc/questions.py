@@ -6,18 +6,20 @@ prompt, and before its reply is passed on, the reply.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TypeAlias
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Generic, TypeAlias, TypeVar
 
-from tinyagent._tool_checks import schema_problems
-from tinyagent._tool_schemas import tool_schema
-from tinyagent.agent_types import Completion, CompletionRequest, Form, FormAnswer, JsonDict, Link, Tool
+from tinyagent.agent_types import Completion, CompletionRequest, Form, FormAnswer, Link
+from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.run.model_questions import ModelQuestions, prompt_text
 from tinyagent_cli.run.plan import Plan
 
 from .protocol import Respond
 
-__all__ = ["AskClient", "ClientQuestions", "problem_of"]
+__all__ = ["AskClient", "ClientQuestions", "OpenQuestions"]
+
+T = TypeVar("T")
 
 AskClient: TypeAlias = Callable[[Mapping[str, object]], Awaitable[Respond | None]]
 """Sends the fields of an `input_request`, and returns the answer; None if no client can answer."""
@@ -25,10 +27,59 @@ AskClient: TypeAlias = Callable[[Mapping[str, object]], Awaitable[Respond | None
 NO_CLIENT = "the client of this run does not ask the user"
 
 
-def problem_of(schema: JsonDict, values: JsonDict) -> str | None:
-    """Return which rule of a form the values violate; None if they fit it."""
-    problems = schema_problems(tool_schema(Tool("form", parameters=schema)).encoded, values)
-    return problems[0] if problems else None
+class OpenQuestions(Generic[T]):
+    """Questions of one kind that wait for the client's answers.
+
+    Args:
+        kind: `approval` or `input`.
+        numbers: The numbers of the questions.
+        send: Sends a line. It may add the id of the run.
+
+    Attributes:
+        lines: The lines of the open questions.
+    """
+
+    def __init__(self, kind: str, numbers: Iterator[int], send: Callable[[dict[str, object]], None]) -> None:
+        self._kind = kind
+        self._numbers = numbers
+        self._send = send
+        self._open: dict[str, tuple[dict[str, object], asyncio.Future[T | None]]] = {}
+
+    @property
+    def lines(self) -> list[dict[str, object]]:
+        return [line for line, _ in self._open.values()]
+
+    async def ask(self, fields: Mapping[str, object]) -> T | None:
+        """Send a question with these fields, and wait for its answer; None if it is refused."""
+        name = f"{self._kind}-{next(self._numbers)}"
+        line = {"type": f"{self._kind}_request", "request": name, **fields}
+        answer: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
+        self._open[name] = line, answer
+        self._send(line)
+        try:
+            return await answer
+        finally:
+            del self._open[name]
+
+    def line(self, name: str) -> dict[str, object]:
+        """Return the line of an open question.
+
+        Raises:
+            InputError: It is not open.
+        """
+        if name not in self._open or self._open[name][1].done():
+            raise InputError(f"No {self._kind} request {name!r} is open.")
+        return self._open[name][0]
+
+    def answer(self, name: str, answer: T) -> None:
+        """Answer an open question."""
+        self._open[name][1].set_result(answer)
+
+    def refuse(self) -> None:
+        """Answer all open questions with None: the client has left."""
+        for _, answer in self._open.values():
+            if not answer.done():
+                answer.set_result(None)
 
 
 class ClientQuestions:

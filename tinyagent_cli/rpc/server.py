@@ -21,10 +21,11 @@ from tinyagent import _json
 from tinyagent.errors import TinyAgentError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.exit_codes import InputError, OutputClosedError, describe
-from tinyagent_cli.run.driver import drive, prune_sessions
+from tinyagent_cli.run.agent import drive, prune_sessions
 from tinyagent_cli.run.garbage import collect_from_now_on
 from tinyagent_cli.run.lifetime import Lifetime
-from tinyagent_cli.run.plan import Plan, RunOptions, prepare
+from tinyagent_cli.run.options import RunOptions
+from tinyagent_cli.run.plan import Plan, prepare
 from tinyagent_cli.run.process_exit import runner_closed_at_exit
 from tinyagent_cli.run.prompt_input import StandardInput
 from tinyagent_cli.sinks.plugin import PluginSinks
@@ -89,7 +90,7 @@ class _Server:
         self._app = app
         self._plan = plan
         self._lifetime = lifetime
-        self._conversation = Conversation(app, plan, lifetime)
+        self._conversation = Conversation(app, plan)
         self._reading: asyncio.Task[None] | None = None
         self._connected = False
         self._refusals: set[asyncio.Task[None]] = set()

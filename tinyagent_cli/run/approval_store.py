@@ -28,7 +28,7 @@ from tinyagent.toml_files import locked
 if TYPE_CHECKING:
     from tinyagent_cli.plugins.tool_sources import ToolSource
 
-__all__ = ["Approval", "ApprovalStore", "Project", "current_project", "fingerprint"]
+__all__ = ["SHOWN_ID", "Approval", "ApprovalStore", "Project", "current_project", "fingerprint"]
 
 VERSION = 2
 """The version of the file format. Version 1 did not bind the content of a tool, so it is not used."""
@@ -36,6 +36,8 @@ VERSION = 2
 MAX_BYTES = 16 << 20
 """The size limit of the file, about 20,000 approvals."""
 
+SHOWN_ID = 12
+"""Digits of an id that are shown. A user may type any unique prefix."""
 _SHOWN = 500
 """Characters of the arguments that are stored for `approvals list`; the check uses their hash."""
 

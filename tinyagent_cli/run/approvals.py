@@ -18,12 +18,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from tinyagent.agent_types import AgentTool, CallSandbox, JsonDict, ToolCallInfo
+from tinyagent.agent_types import CallSandbox, JsonDict, ToolCallInfo
 from tinyagent.errors import ConfigurationError
 from tinyagent_cli.terminal.sanitise import visible_line
 
 from .approval_rules import first_match, parse_rule
-from .terminal_questions import Question, ask_on_terminal, hidden_part, terminal_width, wrapped
+from .terminal_questions import Question, ask_on_terminal, shortened
 
 if TYPE_CHECKING:
     from tinyagent_cli.plugins.tool_sources import ToolSource
@@ -65,6 +65,24 @@ class Asked(NamedTuple):
     answers: Sequence[Answer]
     sandbox: str
     leaves: bool = False
+
+
+class _Bound(NamedTuple):
+    """A call, and what its approvals are bound to.
+
+    Attributes:
+        call: The call.
+        tool: What identifies the tool in this run. If it changes, the user is asked again.
+        key: What identifies exactly this call.
+        source: Where the tool comes from.
+        store: The stored approvals; None if those of this tool cannot be stored.
+    """
+
+    call: ToolCallInfo
+    tool: tuple[object, ...]
+    key: str
+    source: ToolSource | None
+    store: ApprovalStore | None
 
 
 Scope: TypeAlias = Literal["run", "chat"]
@@ -168,95 +186,99 @@ class Approvals:
         allowed = None if leaves else first_match(self._allow, tool.name, call.arguments)
         if allowed is not None:
             return Verdict(None, "--allow" if allowed.words is None else f"--allow {allowed.text}")
-        from .approval_store import current_project, fingerprint
-
-        source = self._sources.get(tool.name)
-        key = fingerprint(current_project(), tool, source, call.arguments, sandbox)
-        identity = _identity(tool, sandbox)
-        can_be_stored = not leaves and source is not None and source.content() is not None
         async with self._lock:  # one question at a time; an answer may settle the next one
-            if not leaves and self._allowed_tools.get(tool.name) == identity:
-                return Verdict(None, f"the user, for this tool in this {self._scope}")
-            if not leaves and key in self._allowed_calls:
-                return Verdict(None, f"the user, for this exact call in this {self._scope}")
-            if can_be_stored and self._store is None and self._open_store is not None:
-                self._store = self._open_store()
-            store = self._store if can_be_stored else None
-            if store is not None and key in store:
-                return Verdict(None, "the user, for this exact call in this project")
-            answers: list[Answer] = ["yes"]
-            if not leaves:
-                answers += ["always", "exact"]
-                if store is not None:
-                    answers.append("project")
-            if sandbox is not None and sandbox.outside is not None:
-                answers.append("outside")
+            bound = self._bound(call, sandbox)
+            approved = None if leaves else self._approved_before(bound)
+            if approved is not None:
+                return approved
             text = NO_SANDBOX if sandbox is None else sandbox.text
+            asked = Asked(call, _answers(sandbox, has_store=bound.store is not None), text, leaves)
             self._before()
             try:
-                answer = await self._answer(Asked(call, answers, text, leaves), source)
+                answer = await self._answer(asked, bound.source)
             finally:
                 self._after()
-        answer = _SHORT.get(answer, answer) if answer else answer
-        if answer is not None and answer not in answers:
+        if answer is None:
+            return self._cannot_ask(tool.name, leaves=leaves)
+        answer = _SHORT.get(answer, answer)
+        if answer not in asked.answers:
             return Verdict(f"Refused: the user declined this call of {tool.name!r}.")
-        match answer:
-            case None if leaves:
-                where = "no client is there to ask" if self._asker else "there is no terminal to ask on"
-                self._note(
-                    f"Refused {tool.name!r} outside the sandbox: {where}. -y and --allow do not include "
-                    "this. To use no sandbox: TINYAGENT_SANDBOX=off"
-                )
-                return Verdict(
-                    f"Refused: only the user can allow a call outside the sandbox, and {where}. "
-                    "Use the sandbox."
-                )
-            case None:
-                where = "no client is there to ask" if self._asker else "there is no terminal to ask on"
-                self._note(
-                    f"Refused {tool.name!r}: it can change something, and {where}. "
-                    f"Allow it with --allow {tool.name}, or all tools with -y."
-                )
-                return Verdict(
-                    f"Refused: {tool.name!r} can change something, and "
-                    f"{where.replace('ask', 'ask the user', 1)}. The user can allow it by running this again "
-                    f"with --allow {tool.name} or --yes."
-                )
-            case "always":
-                self._allowed_tools[tool.name] = identity
-                return Verdict(None, f"the user, for this tool in this {self._scope}")
-            case "exact":
-                self._allowed_calls.add(key)
-                return Verdict(None, f"the user, for this exact call in this {self._scope}")
-            case "project" if store is not None and source is not None:
-                self._allowed_calls.add(key)
-                self._add_to_store(store, key, call, source)
-                return Verdict(None, "the user, for this exact call in this project")
-            case "outside" if sandbox is not None:
-                return Verdict(None, "the user, once, outside the sandbox", sandbox.outside)
-            case "yes":
-                return Verdict(None, f"the user, once{', outside the sandbox' if leaves else ''}")
-        return Verdict(f"Refused: the user declined this call of {tool.name!r}.")
+        if answer == "outside" and sandbox is not None:
+            return Verdict(None, "the user, once, outside the sandbox", sandbox.outside)
+        if answer == "yes":
+            return Verdict(None, f"the user, once{', outside the sandbox' if leaves else ''}")
+        return self._remember(answer, bound)
+
+    def _bound(self, call: ToolCallInfo, sandbox: CallSandbox | None) -> _Bound:
+        from .approval_store import current_project, fingerprint
+
+        tool, source = call.tool, self._sources.get(call.tool.name)
+        can_be_stored = source is not None and source.content() is not None
+        if can_be_stored and self._store is None and self._open_store is not None:
+            self._store = self._open_store()
+        is_confined = sandbox is not None and sandbox.active
+        return _Bound(
+            call,
+            (tool.description, tool.parameters, tool.origin, is_confined),
+            fingerprint(current_project(), tool, source, call.arguments, sandbox),
+            source,
+            self._store if can_be_stored else None,
+        )
+
+    def _approved_before(self, bound: _Bound) -> Verdict | None:
+        """Return the approval by an earlier answer; None without one."""
+        if self._allowed_tools.get(bound.call.tool.name) == bound.tool:
+            return Verdict(None, f"the user, for this tool in this {self._scope}")
+        if bound.key in self._allowed_calls:
+            return Verdict(None, f"the user, for this exact call in this {self._scope}")
+        if bound.store is not None and bound.key in bound.store:
+            return Verdict(None, "the user, for this exact call in this project")
+        return None
+
+    def _remember(self, answer: str, bound: _Bound) -> Verdict:
+        """Return the approval of an answer that is also for later calls: `always`, `exact` or `project`."""
+        call, store, source = bound.call, bound.store, bound.source
+        if answer == "always":
+            self._allowed_tools[call.tool.name] = bound.tool
+            return Verdict(None, f"the user, for this tool in this {self._scope}")
+        self._allowed_calls.add(bound.key)
+        if answer == "exact" or store is None or source is None:
+            return Verdict(None, f"the user, for this exact call in this {self._scope}")
+        try:
+            store.add(bound.key, call.tool, source, call.arguments)
+        except ConfigurationError as error:
+            self._note(f"The approval is valid for this {self._scope} only. {error}")
+        return Verdict(None, "the user, for this exact call in this project")
+
+    def _cannot_ask(self, name: str, *, leaves: bool) -> Verdict:
+        """Refuse a call, and say how to allow it."""
+        where = "no client is there to ask" if self._asker else "there is no terminal to ask on"
+        if leaves:
+            self._note(
+                f"Refused {name!r} outside the sandbox: {where}. -y and --allow do not include this. "
+                "To use no sandbox: TINYAGENT_SANDBOX=off"
+            )
+            return Verdict(
+                f"Refused: only the user can allow a call outside the sandbox, and {where}. Use the sandbox."
+            )
+        self._note(
+            f"Refused {name!r}: it can change something, and {where}. "
+            f"Allow it with --allow {name}, or all tools with -y."
+        )
+        return Verdict(
+            f"Refused: {name!r} can change something, and {where.replace('ask', 'ask the user', 1)}. "
+            f"The user can allow it by running this again with --allow {name} or --yes."
+        )
 
     async def _answer(self, asked: Asked, source: ToolSource | None) -> str | None:
         if self._asker is not None:
             return await self._asker(asked)
+        from tinyagent_cli.terminal.wrapping import columns
+
         name = source.name if source is not None else ""
         async with self._terminal():
-            shown = question(
-                asked,
-                source=name,
-                paint=self._paint,
-                width=terminal_width(),
-                scope=self._scope,
-            )
+            shown = question(asked, source=name, paint=self._paint, width=columns(), scope=self._scope)
             return await ask_on_terminal(shown)
-
-    def _add_to_store(self, store: ApprovalStore, key: str, call: ToolCallInfo, source: ToolSource) -> None:
-        try:
-            store.add(key, call.tool, source, call.arguments)
-        except ConfigurationError as error:
-            self._note(f"The approval is valid for this {self._scope} only. {error}")
 
 
 def question(
@@ -276,26 +298,29 @@ def question(
         width: The columns of the terminal, for the text around the call; None for no limit.
         scope: What an answer with `always` is for.
     """
+    from tinyagent_cli.terminal.wrapping import wrap_words
+
     from .call_view import call_view, painted
 
     call, leaves = asked.call, asked.leaves
     name = visible_line(call.tool.name) + (" outside the sandbox" if leaves else "")
     text = call_view(call.tool.name, call.arguments)
-    begin, end = hidden_part(text)
+    short = shortened(text)
     choices = _choices(name, asked.answers, scope)
-    if begin < end:
-        gap = f"⟨… {end - begin:,} of {len(text):,} characters are not shown here …⟩"
-        shown = f"{text[:begin]}\n{gap}\n{text[end:]}"
+    asks = choices
+    if short is not None:
         asks = f"The call is not shown completely. [v] view all of it  [yes] run {name} once anyway  [n] no: "
-    else:
-        shown, asks = text, choices
-    shown = painted("  " + shown.replace("\n", "\n  "), paint)
+    shown = painted("  " + (short or text).replace("\n", "\n  "), paint)
     origin = f" ({visible_line(source)})" if source else ""
-    start = wrapped(f"The model wants to run {name}{origin}, which can change something:", width)
+
+    def wrapped(text: str) -> str:
+        return text if width is None else wrap_words(text, max(width - 1, 20))
+
+    start = wrapped(f"The model wants to run {name}{origin}, which can change something:")
     return Question(
-        f"{start}\n{shown}\n{wrapped(asked.sandbox, width)}\n{wrapped(asks, width)}",
-        f"{name}\n{text}" if begin < end else None,
-        wrapped(choices, width),
+        f"{start}\n{shown}\n{wrapped(asked.sandbox)}\n{wrapped(asks)}",
+        f"{name}\n{text}" if short is not None else None,
+        wrapped(choices),
     )
 
 
@@ -311,7 +336,13 @@ def _choices(name: str, answers: Sequence[Answer], scope: Scope) -> str:
     return f"{choices}: "
 
 
-def _identity(tool: AgentTool, sandbox: CallSandbox | None) -> tuple[object, ...]:
-    """Return what identifies an approved tool in this run. If it changes, the user is asked again."""
-    confined = sandbox is not None and sandbox.active
-    return tool.description, tool.parameters, tool.origin, confined
+def _answers(sandbox: CallSandbox | None, *, has_store: bool) -> list[Answer]:
+    """Return the answers that a question can have, besides `no`."""
+    answers: list[Answer] = ["yes"]
+    if sandbox is None or not sandbox.leaves:
+        answers += ["always", "exact"]
+        if has_store:
+            answers.append("project")
+    if sandbox is not None and sandbox.outside is not None:
+        answers.append("outside")
+    return answers

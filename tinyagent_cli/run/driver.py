@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from tinyagent import Agent, AgentOptions
 from tinyagent._answer import answer_error, extract_text
 from tinyagent.errors import EmptyReplyError, TinyAgentError
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.config.environment import APPROVALS_FILE, config_directory, sessions_directory
-from tinyagent_cli.exit_codes import NoCodeBlockError, describe, plugin_exit
+from tinyagent_cli.config.environment import approvals_file, config_directory
+from tinyagent_cli.exit_codes import NoCodeBlockError, describe
+from tinyagent_cli.sessions.files import SHOWN_ID
 from tinyagent_cli.sinks.plugin import PluginSinks
 from tinyagent_cli.terminal.display import RunDisplay
 from tinyagent_cli.terminal.output import Output, take_stdin, take_stdout
@@ -23,24 +22,23 @@ from tinyagent_cli.terminal.sanitise import clean
 from tinyagent_cli.terminal.signals import Interrupted, StopRun
 from tinyagent_cli.terminal.text import text_bytes
 
-from .approvals import Approvals, Asker, Scope
+from .agent import drive, make_agent, make_guards, prompt, prune_sessions
 from .garbage import collect_from_now_on
 from .lifetime import Lifetime
+from .options import RunOptions
 from .outcome import PriceLoader, add_cost, in_terms_of_options, model_name, summary
-from .plan import Plan, RunOptions, prepare
+from .plan import Plan, prepare
 from .process_exit import runner_closed_at_exit
 from .progress import Progress
 from .prompt_input import StandardInput, find_mentions
 from .records import Records
-from .tool_guards import ToolGuards
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import Completion, CompletionRequest, Form, FormAnswer, Interaction, Link
     from tinyagent_cli.sinks.jsonl import JsonlSink
 
-    from .approval_store import ApprovalStore
 
-__all__ = ["drive", "execute", "make_agent", "make_guards", "prune_sessions"]
+__all__ = ["execute"]
 
 
 def execute(app: AppContext, options: RunOptions, lifetime: Lifetime) -> int:
@@ -72,30 +70,9 @@ def execute(app: AppContext, options: RunOptions, lifetime: Lifetime) -> int:
         collect_from_now_on()
         run.drive(runner)
         run.conclude(extract=options.extract)
-        stdout.flush()
-        if stdout.error is not None:
-            raise stdout.error
+        stdout.flush_or_raise()
     prune_sessions(app, plan)
     return 0
-
-
-def prune_sessions(app: AppContext, plan: Plan) -> None:
-    """Remove old sessions, once a day, when the output of the run is complete."""
-    if plan.session is None:
-        return
-    from tinyagent_cli.sessions.files import is_pruning_due
-
-    directory = sessions_directory()
-    if is_pruning_due(directory):
-        import time
-
-        from tinyagent_cli.sessions.store import SessionStore
-
-        limits = plan.sessions
-        try:
-            SessionStore(directory).prune(limits.max_days, limits.max_count, time.time())
-        except TinyAgentError as error:
-            app.warn(f"Old sessions are not removed: {error}")
 
 
 def _inputs(options: RunOptions) -> Iterator[tuple[str, str]]:
@@ -117,7 +94,7 @@ def _inputs(options: RunOptions) -> Iterator[tuple[str, str]]:
     for option, schema in (("--schema", options.schema), ("--schema-multi", options.schema_multi)):
         if schema is not None:
             yield option, schema
-    for found in (*config_directory().glob("*.toml"), config_directory() / APPROVALS_FILE):
+    for found in (*config_directory().glob("*.toml"), approvals_file()):
         yield f"the configuration {found.name}", str(found)
     yield "the configuration tinyagent.toml", "tinyagent.toml"
 
@@ -138,125 +115,6 @@ def _print_code(app: AppContext, stdout: Output, progress: Progress, *, last: bo
         )
     stdout.write_now(text_bytes(clean(code) if stdout.is_terminal else code))
     return None
-
-
-def make_guards(
-    app: AppContext,
-    plan: Plan,
-    *,
-    before: Callable[[], None] = lambda: None,
-    after: Callable[[], None] = lambda: None,
-    ask: Asker | None = None,
-    terminal: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
-    scope: Scope = "run",
-) -> ToolGuards:
-    """Return the guards of tool calls: the plugins' hooks, the rules and the approvals.
-
-    Args:
-        app: Shows refusals and warnings.
-        plan: The plan of the run.
-        before: Called before a question to the user.
-        after: Called after a question.
-        ask: Asks the user; on the terminal if None.
-        terminal: Returns a context in which the terminal is free for the question.
-        scope: What the rules and answers are for.
-    """
-
-    def open_store() -> ApprovalStore:
-        from .approval_store import ApprovalStore
-
-        return ApprovalStore(plan.approvals_file, app.warn)
-
-    approvals = Approvals(
-        allow=plan.allow,
-        deny=plan.deny,
-        yes=plan.yes,
-        note=app.note,
-        before=before,
-        after=after,
-        paint=app.paint,
-        open_store=open_store,
-        sources=plan.sources,
-        ask=ask,
-        terminal=terminal,
-        scope=scope,
-    )
-    return ToolGuards(
-        approvals,
-        plan.before_hooks,
-        plan.after_hooks,
-        timeout=plan.hook_timeout,
-        log=app.detail,
-        max_output=plan.max_output,
-    )
-
-
-def make_agent(
-    plan: Plan,
-    guards: ToolGuards,
-    *,
-    on_retry: Callable[[str], None],
-    on_note: Callable[[str], None],
-    interaction: Interaction | None = None,
-) -> Agent:
-    """Return the agent of a plan.
-
-    Args:
-        plan: The model, the tools, the conversation and the limits.
-        guards: Decide about tool calls.
-        on_retry: Called with the reason of a retry.
-        on_note: Called when a part of a request is changed or left out.
-        interaction: How tools can ask the user.
-    """
-    return Agent(
-        AgentOptions(
-            initial_state={
-                "system_prompt": plan.system,
-                "model": plan.model,
-                "thinking_level": plan.thinking,
-                "tools": plan.tools,
-                "messages": plan.history,
-            },
-            stream_fn=plan.provider.stream_fn,
-            get_api_key=lambda _: plan.api_key,
-            get_tools=plan.changed_tools,
-            temperature=plan.temperature,
-            max_tokens=plan.max_tokens,
-            max_turns=plan.max_turns,
-            max_repeats=plan.max_repeats,
-            max_cost=plan.max_cost,
-            max_total_tokens=plan.max_total_tokens,
-            compaction=plan.compaction,
-            before_tool_call=guards.before_tool_call,
-            after_tool_call=guards.after_tool_call,
-            interaction=interaction,
-            on_retry=on_retry,
-            on_note=on_note,
-        )
-    )
-
-
-def drive(
-    runner: asyncio.Runner, coroutine: Coroutine[object, object, None], stop: Callable[[BaseException], None]
-) -> None:
-    """Run `coroutine` in the loop of `runner`.
-
-    `SystemExit` and `KeyboardInterrupt` end an event loop. Here they come from a plugin only, since
-    signals call a function of ours. `stop` then has to end the coroutine in that loop, as a failure.
-
-    Raises:
-        PluginError: A plugin has tried to end the process, with any exit code.
-    """
-    loop = runner.get_loop()
-    task = loop.create_task(coroutine)
-    try:
-        loop.run_until_complete(task)
-    except (SystemExit, KeyboardInterrupt) as error:
-        cause = plugin_exit(error)
-        if not task.done():
-            stop(cause)
-            loop.run_until_complete(task)
-        raise cause from error
 
 
 class _LateQuestions:
@@ -307,13 +165,12 @@ class _Run:
         self._shows_cost = bool(self._display.shows_summary or app.verbosity or sinks)
         self._cause: BaseException | None = None
         self._failure: TinyAgentError | None = None
-        self._notes: set[str] = set()
         self._guards = make_guards(app, plan, before=self._display.pause, after=self._display.resume)
         self._agent = make_agent(
             plan,
             self._guards,
             on_retry=app.note if self._display.activity is None else self._display.activity.retry,
-            on_note=self._note_once,
+            on_note=app.detail_once,
             interaction=_LateQuestions(self._make_questions),
         )
         self._subscribe(sinks)
@@ -335,12 +192,6 @@ class _Run:
         self._agent.subscribe(self._progress)
         if self._shows_cost:
             self._agent.subscribe(PriceLoader(self._plan.model))
-
-    def _note_once(self, text: str) -> None:
-        """Show a note with -v, once: each request of a run repeats it."""
-        if text not in self._notes:
-            self._notes.add(text)
-            self._app.detail(text)
 
     def drive(self, runner: asyncio.Runner) -> None:
         """Prompt the agent in the loop of `runner`. The errors are those of `drive`."""
@@ -380,12 +231,11 @@ class _Run:
     async def _ask(self) -> None:
         plan = self._plan
         assert plan.message is not None
-        if plan.answer is None:
-            await self._agent.prompt(plan.message)
-            return
         try:
-            self._progress.value = await self._agent.prompt_as(plan.answer.form, plan.message)
+            await prompt(self._agent, plan.message, plan.answer, self._progress)
         except TinyAgentError as error:
+            if plan.answer is None:
+                raise
             self._failure = error
 
     def _stop(self, cause: BaseException) -> None:
@@ -408,7 +258,7 @@ class _Run:
         if self._display.shows_summary:
             app.dim(summary(plan, progress, app))
         if plan.session is not None and plan.session.started:
-            app.detail(f"Session {plan.session.id[:8]}, to continue: tinyagent run -c")
+            app.detail(f"Session {plan.session.id[:SHOWN_ID]}, to continue: tinyagent run -c")
         if progress.replies and progress.usage is None:
             limits = (("--max-cost", plan.max_cost), ("--max-total-tokens", plan.max_total_tokens))
             for option, limit in limits:

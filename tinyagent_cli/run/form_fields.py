@@ -14,7 +14,7 @@ from tinyagent_cli.terminal.sanitise import visible_line
 
 from .terminal_questions import read_answer
 
-__all__ = ["ask_value", "described", "form_fields"]
+__all__ = ["ask_value", "described", "form_fields", "problem_of"]
 
 
 def form_fields(schema: Mapping[str, JsonValue]) -> dict[str, JsonDict]:
@@ -25,6 +25,16 @@ def form_fields(schema: Mapping[str, JsonValue]) -> dict[str, JsonDict]:
         for name, field in (found.items() if isinstance(found, dict) else ())
         if isinstance(field, dict)
     }
+
+
+def problem_of(schema: JsonDict, values: JsonDict) -> str | None:
+    """Return which rule of a form the values violate; None if they fit it."""
+    from tinyagent._tool_checks import schema_problems
+    from tinyagent._tool_schemas import tool_schema
+    from tinyagent.agent_types import Tool
+
+    problems = schema_problems(tool_schema(Tool("form", parameters=schema)).encoded, values)
+    return problems[0] if problems else None
 
 
 def _choices(field: JsonDict) -> list[tuple[str, str]]:
@@ -140,11 +150,6 @@ def _chosen(choices: list[tuple[str, str]], text: str) -> str:
 
 def _problem(name: str, field: JsonDict, value: JsonValue) -> str | None:
     """Return the rule of the field that a value violates."""
-    from tinyagent._tool_checks import schema_problems
-    from tinyagent._tool_schemas import tool_schema
-    from tinyagent.agent_types import Tool
-
     rules = {key: rule for key, rule in field.items() if key not in ("title", "description", "default")}
-    form = Tool("form", parameters={"type": "object", "properties": {name: rules}})
-    problems = schema_problems(tool_schema(form).encoded, {name: value})
-    return visible_line(problems[0].partition(": ")[2].rpartition(" (rule: ")[0]) if problems else None
+    problem = problem_of({"type": "object", "properties": {name: rules}}, {name: value})
+    return None if problem is None else visible_line(problem.partition(": ")[2].rpartition(" (rule: ")[0])

@@ -19,7 +19,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from tinyagent_cli.terminal.signals import Interrupted, RunTimeoutError, StopRun
@@ -172,6 +173,20 @@ class Lifetime:
     def detach(self) -> None:
         """Let a stop raise again: the loop has ended."""
         self._attached = None
+
+    @contextmanager
+    def abort_signal(self) -> Iterator[asyncio.Event]:
+        """Attach the running loop to an event that a stop sets. The stop is raised at the end."""
+        import asyncio
+
+        event = asyncio.Event()
+        self.attach(asyncio.get_running_loop(), lambda _: event.set())
+        try:
+            yield event
+        finally:
+            self.detach()
+            if self.cause is not None:
+                raise self.cause
 
     def at_last_resort(self, call: Callable[[StopRun], object]) -> None:
         """Register a function to call, in another thread, if the main thread is stuck."""

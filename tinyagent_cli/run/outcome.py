@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from tinyagent._answer import answer_error
 from tinyagent._net.errors import redact
 from tinyagent.agent_types import AgentEvent, MessageUpdateEvent, ModelIdentity
 from tinyagent.errors import (
@@ -30,6 +31,7 @@ __all__ = [
     "PriceLoader",
     "add_cost",
     "in_terms_of_options",
+    "missing_answer",
     "model_name",
     "summary",
     "summary_line",
@@ -105,7 +107,7 @@ def summary_line(
     line = redact(" · ".join(parts))
     if not app.stderr_is_terminal:
         return line
-    from tinyagent_cli.terminal.live import columns, wrap_parts
+    from tinyagent_cli.terminal.wrapping import columns, wrap_parts
 
     return wrap_parts(line, " · ", columns())
 
@@ -130,6 +132,14 @@ def _similar_models(plan: Plan) -> str | None:
         return None
     near = similar(f"{name}/{plan.model.id}", [f"{name}/{model_id}" for model_id in ids])
     return f"Did you mean {' or '.join(near)}?" if near else None
+
+
+def missing_answer(plan: Plan, progress: Progress, *, tools_refused: bool) -> TinyAgentError | None:
+    """Return why a run has no answer; None if it has one, also without text, such as an image."""
+    error = answer_error(progress.messages, progress.limit) if progress.replies else None
+    if error is None or (isinstance(error, EmptyReplyError) and error.content_types):
+        return None
+    return in_terms_of_options(error, plan, tools_refused=tools_refused)
 
 
 def in_terms_of_options(error: TinyAgentError, plan: Plan, *, tools_refused: bool) -> TinyAgentError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 from msgspec import UNSET, UnsetType
@@ -29,11 +30,22 @@ class Clock(Protocol):
         ...
 
 
+class _Stopwatch:
+    """The seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+
 class Progress:
     """A listener that collects the data for the result line and the summary.
 
     Args:
-        clock: The clock of the command; without it, `seconds` is 0.
+        clock: The clock of the command; without it, the time starts now.
 
     Attributes:
         messages: The messages of the run, once it has ended.
@@ -47,7 +59,7 @@ class Progress:
         self.limit: RunLimit | None = None
         self.usage: Usage | None = None
         self.value: JsonValue | UnsetType = UNSET
-        self._clock = clock
+        self._clock: Clock = clock or _Stopwatch()
 
     def __call__(self, event: AgentEvent) -> None:
         if type(event) is AgentEndEvent:
@@ -60,5 +72,5 @@ class Progress:
 
     @property
     def seconds(self) -> float:
-        """The seconds since the command started."""
-        return self._clock.seconds if self._clock is not None else 0.0
+        """The seconds so far."""
+        return self._clock.seconds

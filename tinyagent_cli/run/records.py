@@ -106,9 +106,7 @@ class Records:
 
             first = header(plan)
             if self._session is not None:
-                from tinyagent_cli.sessions.files import working_folder
-
-                self._session.begin({**first, "cwd": working_folder()}, plan.history)
+                self._session.begin(first, plan.history)
             if self._for_tests:
                 from tinyagent.replay_provider import request_fingerprints
 

@@ -9,8 +9,6 @@ import asyncio
 import time
 from collections.abc import Iterator
 
-import msgspec
-
 from tinyagent import extract_text
 from tinyagent._stream.message_checks import is_assistant
 from tinyagent.agent_types import (
@@ -19,23 +17,18 @@ from tinyagent.agent_types import (
     AgentStartEvent,
     MessageEndEvent,
     MessageStartEvent,
-    Usage,
 )
 from tinyagent.jsonl import HistoryRecord, Record, ResultRecord, SessionRecord
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.config.files import model_label
 from tinyagent_cli.events.source import Entry, Source
+from tinyagent_cli.events.stats import model_name, usage_of
 from tinyagent_cli.exit_codes import STOPPED
 from tinyagent_cli.terminal.display import RunDisplay
 from tinyagent_cli.terminal.output import Output
-from tinyagent_cli.terminal.sanitise import one_line
 
 from .outcome import summary_line
 
 __all__ = ["Clock", "Replay", "model_of", "quoted", "show_replay", "with_times"]
-
-_MODEL_WIDTH = 100
-"""The most characters of the name of a model."""
 
 
 class Clock:
@@ -134,8 +127,7 @@ async def show_replay(app: AppContext, source: Source, stdout: Output, *, speed:
             replay.display.end_line()
             replay.display.close()
         stdout.flush()
-    if stdout.error is not None:
-        raise stdout.error
+    stdout.flush_or_raise()
 
 
 class Replay:
@@ -200,7 +192,7 @@ class Replay:
         if self.display.shows_summary:
             line = summary_line(
                 self._model,
-                _usage(result),
+                usage_of(result.usage or {}) or {},
                 turns=result.turns,
                 seconds=result.duration_ms / 1000,
                 has_cost=False,
@@ -220,19 +212,7 @@ def quoted(text: str) -> str:
     return "\n".join(f"> {line}".rstrip() for line in text.split("\n"))
 
 
-def _usage(result: ResultRecord) -> Usage:
-    try:
-        return msgspec.convert(result.usage or {}, Usage)
-    except msgspec.ValidationError:
-        return {}  # another program wrote it
-
-
 def model_of(header: SessionRecord) -> str:
     """Return the model of a header on one line."""
     model = header.model or {}
     return model_name(model.get("provider"), model.get("id")) or "the model"
-
-
-def model_name(provider: object, model_id: object) -> str:
-    # A record may be from anywhere, and the spinner shows this name as it is.
-    return one_line(model_label(str(provider or ""), str(model_id or "")), _MODEL_WIDTH)

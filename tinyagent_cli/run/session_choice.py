@@ -10,7 +10,8 @@ from tinyagent.agent_types import AgentMessage
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.sessions.files import working_folder
-from tinyagent_cli.sessions.store import Header, Session, SessionStore, check_name, last_model, read_header
+from tinyagent_cli.sessions.session import Header, Session, check_name, last_model, read_header
+from tinyagent_cli.sessions.store import SessionStore
 from tinyagent_cli.sessions.writer import SessionWriter
 
 __all__ = ["ContinuedSession", "SessionChoice", "choose_session", "open_session"]

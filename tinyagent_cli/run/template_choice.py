@@ -22,7 +22,7 @@ from tinyagent_cli.exit_codes import InputError
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import PromptTemplate, PromptVariable
-    from tinyagent_cli.plugins.registry import TemplateClaim
+    from tinyagent_cli.plugins.registry import PluginLoader, TemplateClaim
 
     from .schema_argument import WantedAnswer
 
@@ -32,6 +32,7 @@ __all__ = [
     "choose_template",
     "claim_text",
     "find_claim",
+    "list_claims",
     "missing_values",
     "parse_values",
 ]
@@ -121,16 +122,33 @@ def parse_values(pairs: Sequence[str]) -> dict[str, str]:
     return values
 
 
+def list_claims() -> dict[str, TemplateClaim]:
+    """Return the templates of all plugins, and store their names for completion. This may start servers.
+
+    Raises:
+        TinyAgentError: A plugin failed.
+    """
+    from tinyagent_cli.config.known_templates import write_known
+
+    claims = _loader().templates()
+    write_known(claim.template for claim in claims.values())
+    return dict(sorted(claims.items()))
+
+
 def find_claim(name: str) -> TemplateClaim | None:
     """Return the template of this name that a plugin offers.
 
     Raises:
         TinyAgentError: The plugin failed.
     """
+    return _loader().templates(name).get(name)
+
+
+def _loader() -> PluginLoader:
     from tinyagent_cli.config.settings import load_settings
     from tinyagent_cli.plugins.registry import PluginLoader
 
-    return PluginLoader.from_settings(load_settings()).templates(name).get(name)
+    return PluginLoader.from_settings(load_settings())
 
 
 def missing_values(
@@ -162,7 +180,7 @@ def claim_text(claim: TemplateClaim, values: Mapping[str, str]) -> str:
     Raises:
         TinyAgentError: The plugin failed.
     """
-    from tinyagent_cli.plugins.loading import filled_in
+    from tinyagent_cli.plugins.registrations import filled_in
 
     return filled_in(claim.template, claim.plugin, values)
 

@@ -18,11 +18,9 @@ __all__ = [
     "Question",
     "ask_on_terminal",
     "confirm",
-    "hidden_part",
     "opened_terminal",
     "read_answer",
-    "terminal_width",
-    "wrapped",
+    "shortened",
 ]
 
 MAX_SHOWN = 8_000
@@ -44,33 +42,17 @@ class Question(NamedTuple):
     choices: str
 
 
-def wrapped(text: str, width: int | None) -> str:
-    """Wrap the lines of a text by words; blanks at its end remain."""
-    if width is None or max(map(len, text.split("\n"))) < width:
-        return text
-    import textwrap
-
-    end = text[len(text.rstrip()) :]
-    lines = (textwrap.wrap(line, max(width - 1, 20), break_long_words=False) for line in text.split("\n"))
-    return "\n".join("\n".join(line) for line in lines) + end
-
-
-def terminal_width() -> int:
-    """Return the columns of the terminal of standard error; 80 without one."""
-    try:
-        return os.get_terminal_size(2).columns or 80
-    except OSError:
-        return 80
-
-
-def hidden_part(text: str) -> tuple[int, int]:
-    """Return the start and the end of the part of a long text that is not shown."""
+def shortened(text: str) -> str | None:
+    """Return the beginning and the end of a long text; None for a text that is shown completely."""
     half, lines = MAX_SHOWN // 2, MAX_SHOWN_LINES // 2
     begin, end = min(half, len(text)), max(len(text) - half, 0)
     if text.count("\n") > MAX_SHOWN_LINES:
         begin = min(begin, len("\n".join(text.split("\n", lines)[:lines])))
         end = max(end, len(text) - len("\n".join(text.rsplit("\n", lines)[-lines:])))
-    return begin, end
+    if begin >= end:
+        return None
+    gap = f"⟨… {end - begin:,} of {len(text):,} characters are not shown here …⟩"
+    return f"{text[:begin]}\n{gap}\n{text[end:]}"
 
 
 async def ask_on_terminal(asked: Question) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from tinyagent import _json
@@ -28,7 +27,7 @@ from .kernel_guards import protect_memory
 from .lifetime import Lifetime
 from .process_exit import runner_closed_at_exit
 from .tool_guards import ToolGuards
-from .tool_limits import with_timeouts
+from .tools import ToolLoader
 from .user_questions import UserQuestions
 
 __all__ = ["call"]
@@ -46,7 +45,7 @@ def call(app: AppContext, name: str, arguments: Sequence[str], as_json: bool) ->
         found = load_settings()
         plugins = PluginLoader.from_settings(found)
         plugins.load_guards()
-        tool = _one(name, with_timeouts(plugins.tools([name]).tools, found.tools))
+        tool = _one(name, ToolLoader(app, plugins, found.tools).load([name]))
         registry = plugins.registry()
         parsed = _arguments(tool, arguments)
         guards = ToolGuards(
@@ -66,8 +65,7 @@ def call(app: AppContext, name: str, arguments: Sequence[str], as_json: bool) ->
             stdout.write_now(_json.encode(shown) + b"\n")
         elif not message["is_error"]:
             _print(stdout, message["content"])
-        if stdout.error is not None:
-            raise stdout.error
+        stdout.flush_or_raise()
         if message["is_error"]:
             raise ToolError(_text(message["content"]))
     return 0
@@ -112,8 +110,6 @@ async def _run(
     questions: UserQuestions,
     lifetime: Lifetime,
 ) -> ToolResultMessage:
-    signal = asyncio.Event()
-    lifetime.attach(asyncio.get_running_loop(), lambda _: signal.set())
     request: ToolCallContent = {
         "type": "tool_call",
         "id": "call_1",
@@ -122,21 +118,17 @@ async def _run(
     }
     message = MessageBuilder(None).message()
     message["content"] = [request]
-    batch = ToolBatch(
-        message,
-        [tool],
-        lambda event: None,
-        signal=signal,
-        before=guards.before_tool_call,
-        after=guards.after_tool_call,
-        interaction=questions,
-    )
-    try:
+    with lifetime.abort_signal() as signal:
+        batch = ToolBatch(
+            message,
+            [tool],
+            lambda event: None,
+            signal=signal,
+            before=guards.before_tool_call,
+            after=guards.after_tool_call,
+            interaction=questions,
+        )
         await batch.run()
-    finally:
-        lifetime.detach()
-    if lifetime.cause is not None:
-        raise lifetime.cause
     return batch.results[0]
 
 

@@ -22,7 +22,7 @@ from tinyagent.agent_types import AgentToolResult, JsonObject, ToolCallDecision,
 from tinyagent_cli.terminal.signals import StopRun
 
 from .approvals import Approvals
-from .tool_limits import cap
+from .tools import cap
 
 if TYPE_CHECKING:
     from tinyagent_cli.plugins.loading import Hook

@@ -19,44 +19,23 @@ from tinyagent.agent_types import (
 from tinyagent.jsonl import HistoryRecord, Record, SessionRecord
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.events.source import Entry
+from tinyagent_cli.sessions.files import SHOWN_ID
 from tinyagent_cli.sessions.transcript import is_prompt, prompt_text
 from tinyagent_cli.terminal.amounts import counted
+from tinyagent_cli.terminal.display import OutputContext
 from tinyagent_cli.terminal.output import Output
 from tinyagent_cli.terminal.sanitise import clean
-from tinyagent_cli.terminal.wrapping import terminal_width
 
 from .replay import Clock, Replay, model_of, quoted, with_times
 
 __all__ = ["show_transcript"]
 
 
-class _OnOutput(AppContext):
-    """Messages on standard output, among the replies that they belong to."""
-
-    def __init__(self, app: AppContext, output: Output) -> None:
-        super().__init__(app.args)
-        self.verbosity, self.quiet, self.no_color = app.verbosity, app.quiet, app.no_color
-        self._output = output
-
-    @property
-    def stderr_is_terminal(self) -> bool:
-        """Whether the messages are shown on a terminal."""
-        return self._output.is_terminal
-
-    @property
-    def columns(self) -> int | None:
-        """The width of standard output, if it is a terminal."""
-        return terminal_width(self._output.fd)
-
-    def _write(self, text: str) -> None:
-        self._output.write_now(f"{text}\n".encode("utf-8", "replace"))
-
-
 class _Transcript(Replay):
     """Shows a session on standard output, with its prompts and with the conversation that it continues."""
 
     def __init__(self, app: AppContext, stdout: Output, clock: Clock, *, plain: bool, left_out: int) -> None:
-        super().__init__(_OnOutput(app, stdout), stdout, "the model", clock, plain=plain, ended_only=True)
+        super().__init__(OutputContext(app, stdout), stdout, "the model", clock, plain=plain, ended_only=True)
         self._calls: dict[str, JsonDict] = {}
         self._left_out = left_out
 
@@ -64,7 +43,7 @@ class _Transcript(Replay):
         """Show a record."""
         if isinstance(record, SessionRecord):
             self._model = model_of(record)
-            parts = record.id[:8], record.created[:16].replace("T", " "), self._model
+            parts = record.id[:SHOWN_ID], record.created[:16].replace("T", " "), self._model
             self._app.dim(" · ".join(filter(None, parts)))
             if self._left_out:
                 self._app.dim(f"({counted(self._left_out, 'earlier prompt')})")
@@ -153,5 +132,4 @@ async def show_transcript(
     finally:
         shown.display.end_line()
         stdout.flush()
-    if stdout.error is not None:
-        raise stdout.error
+    stdout.flush_or_raise()

@@ -24,7 +24,7 @@ from tinyagent_cli.terminal.sanitise import exact, visible_line
 from .approvals import Approvals, Scope
 from .form_fields import ask_value, described, form_fields
 from .model_questions import ModelQuestions, prompt_text
-from .terminal_questions import Question, confirm, hidden_part, opened_terminal, read_answer
+from .terminal_questions import Question, confirm, opened_terminal, read_answer, shortened
 
 if TYPE_CHECKING:
     from .plan import Plan
@@ -191,10 +191,8 @@ def _capital(text: str) -> str:
 def _question(title: str, message: str, choices: str, *more: str) -> Question:
     """Return a question with a foreign text. A long one can be viewed."""
     text = "\n".join(f"  │ {line}" for line in exact(message).split("\n"))
-    begin, end = hidden_part(text)
-    whole = None
-    if begin < end:
-        whole = f"{title}\n{text}"
-        text = f"{text[:begin]}\n⟨… {end - begin:,} characters are not shown here …⟩\n{text[end:]}"
-    asked = choices if whole is None else "Not all of it is shown. [v] view it  [yes] go on anyway  [n] no: "
-    return Question("\n".join([title, text, *more, asked]), whole, choices)
+    short = shortened(text)
+    if short is None:
+        return Question("\n".join([title, text, *more, choices]), None, choices)
+    asked = "Not all of it is shown. [v] view it  [yes] go on anyway  [n] no: "
+    return Question("\n".join([title, short, *more, asked]), f"{title}\n{text}", choices)

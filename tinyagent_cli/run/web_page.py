@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from tinyagent.agent_types import AgentTool, AgentToolResult
-from tinyagent.errors import ConfigurationError, ToolError
+from tinyagent.errors import ToolError
 from tinyagent_cli.app_context import AppContext
-from tinyagent_cli.plugins.discovery import find
+from tinyagent_cli.plugins.failures import require_plugin
 from tinyagent_cli.plugins.registry import PluginLoader
 
 from .lifetime import Lifetime
@@ -26,11 +26,7 @@ def read_page(app: AppContext, plugins: PluginLoader, lifetime: Lifetime, url: s
         ConfigurationError: The plugin is not installed.
         ToolError: The page cannot be read.
     """
-    if "web" not in (entry.name for entry in find("tools")):
-        raise ConfigurationError(
-            f"-f {url} needs the plugin tinyagent-tools-web, which is not installed.",
-            hint="Install it: tinyagent plugins install tinyagent-tools-web",
-        )
+    require_plugin("web", "tinyagent-tools-web", f"-f {url}")
     (tool,) = plugins.tools(["web.fetch"]).tools
     app.detail(f"Reading {url}")
     try:
@@ -44,14 +40,8 @@ def read_page(app: AppContext, plugins: PluginLoader, lifetime: Lifetime, url: s
 
 async def _call(tool: AgentTool, url: str, lifetime: Lifetime) -> AgentToolResult:
     assert tool.execute is not None
-    signal = asyncio.Event()
-    lifetime.attach(asyncio.get_running_loop(), lambda _: signal.set())
-    try:
+    with lifetime.abort_signal() as signal:
         return await tool.execute("", {"url": url, "max_characters": MAX_CHARACTERS}, signal, _ignore)
-    finally:
-        lifetime.detach()
-        if lifetime.cause is not None:
-            raise lifetime.cause
 
 
 def _ignore(partial: AgentToolResult) -> None:

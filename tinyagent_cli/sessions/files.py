@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "NAMED",
+    "SHOWN_ID",
     "SUFFIX",
     "create_file",
     "created_now",
@@ -37,6 +38,8 @@ NAMED = "named"
 """The folder of the sessions with a name."""
 
 SUFFIX = ".jsonl"
+SHOWN_ID = 8
+"""Digits of the id of a session that are shown. A user may type any unique prefix."""
 
 _MARKER = ".pruned"
 _PRUNING_S = 86400

@@ -21,7 +21,8 @@ from tinyagent.errors import ConfigurationError, RecordError
 from tinyagent.jsonl import HistoryRecord
 from tinyagent_cli.config.files import model_label
 
-from .store import Session, SessionStore, open_to_read, read_header
+from .session import Session, open_to_read, read_header
+from .store import SessionStore
 
 __all__ = ["Match", "SessionIndex", "SessionInfo"]
 

@@ -1,105 +1,51 @@
-"""Find, open and change the files of sessions. Only a command that needs an older session imports this.
-
-A session file may have been copied from elsewhere or written by another program. So it is read like any
-record: its size is limited, its messages are checked, and symbolic links are refused.
-"""
+"""Find, open and change the files of sessions. Only a command that needs an older session imports this."""
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from tinyagent import jsonl
 from tinyagent._jsonl.lines import is_torn
-from tinyagent._stream.message_checks import checked_messages, is_assistant
 from tinyagent.agent_types import AgentMessage
 from tinyagent.errors import RecordError, TinyAgentError
 from tinyagent.text_files import MAX_RECORD_BYTES, read_descriptor
-from tinyagent_cli.config.files import model_label
-from tinyagent_cli.exit_codes import InputError, how_it_ended
+from tinyagent_cli.exit_codes import InputError
+from tinyagent_cli.terminal.hints import suggestion
 from tinyagent_cli.terminal.sanitise import one_line
 
 from .files import NAMED, SUFFIX, create_file, created_now, is_current, month, open_folder, try_lock, unlock
+from .session import (
+    FORBIDDEN,
+    Header,
+    Session,
+    check_name,
+    end_of,
+    messages_of,
+    open_to_read,
+    read_header,
+    session_of,
+)
 
-__all__ = [
-    "Header",
-    "Session",
-    "SessionBusyError",
-    "SessionStore",
-    "check_name",
-    "last_model",
-    "read_header",
-]
+__all__ = ["SessionBusyError", "SessionStore"]
 
-SHOWN_ID = 8
-"""Digits of an id that are shown. A user may type any unique prefix of at least `SHORTEST_ID` digits."""
+_SHORTEST_ID = 4
+"""Digits of an id that a user must type at least."""
 
-SHORTEST_ID = 4
-
-_LONGEST_NAME = 100
 _WAIT_S = 3.0
 """Seconds to wait for another process that writes the session, such as the command before it in a pipe."""
-
-_HEADER_BYTES = 64 << 20
-"""The limit of a header, which has the system prompt."""
-
-_FORBIDDEN = frozenset('/\\:*?"<>|')
 
 
 class SessionBusyError(TinyAgentError):
     """Another process writes the session."""
 
     kind = "session_busy"
-
-
-class Header(msgspec.Struct, frozen=True):
-    """What the first line of a session file says about it. Anything may be missing in a foreign file."""
-
-    id: str = ""
-    created: str = ""
-    cwd: str = ""
-    parent: str = ""
-    system_prompt: str = ""
-    model: dict[str, object] | None = None
-
-
-class Session(NamedTuple):
-    """A session file.
-
-    Attributes:
-        name: Its name; None for a session without one.
-        used_ns: When it was last written, in nanoseconds since 1970.
-    """
-
-    path: Path
-    name: str | None
-    used_ns: int
-    size: int
-
-    @property
-    def is_named(self) -> bool:
-        """Whether it has a name, so that it is never removed by itself."""
-        return self.name is not None
-
-    @property
-    def id(self) -> str:
-        """The id, from the file name or else from the header."""
-        if self.name is None:
-            return self.path.name.removesuffix(SUFFIX)
-        header = read_header(self.path)
-        return header.id if header is not None else ""
-
-    @property
-    def label(self) -> str:
-        """The name, or else the first digits of the id."""
-        return self.name or self.id[:SHOWN_ID]
 
 
 class Opened(NamedTuple):
@@ -115,73 +61,6 @@ class Opened(NamedTuple):
     header: Header | None
     messages: list[AgentMessage]
     end: str | None
-
-
-def check_name(name: str) -> str:
-    """Return the name of a session, if it can be the name of a file on any system.
-
-    Raises:
-        InputError: It cannot.
-    """
-    problem = None
-    if not name.strip():
-        problem = "it is empty"
-    elif set(name) & _FORBIDDEN:
-        problem = 'it has one of the characters / \\ : * ? " < > |'
-    elif not name.isprintable() or name != name.strip():
-        problem = "it has line breaks, control characters, or spaces around it"
-    elif name.startswith((".", "-")):
-        problem = "it starts with a dot or a dash"
-    elif len(os.fsencode(name)) > _LONGEST_NAME:
-        problem = f"it is longer than {_LONGEST_NAME} bytes"
-    if problem is not None:
-        raise InputError(
-            f"{one_line(name, 60)!r} cannot be the name of a session: {problem}.",
-            hint="Use letters, digits, '-', '_' and '.', for example: --session trip-2026",
-        )
-    return name
-
-
-def read_header(path: Path) -> Header | None:
-    """Return the header of a session file; None if it has none, such as a file without a line."""
-    try:
-        with open_to_read(path) as file:
-            line = file.readline(_HEADER_BYTES)
-        return msgspec.json.decode(line, type=Header) if line.startswith(b'{"type":"session"') else None
-    except (OSError, msgspec.DecodeError, UnicodeError):
-        return None
-
-
-def open_to_read(path: Path) -> IO[bytes]:
-    """Open a session file for reading. A symbolic link, a pipe or a device is refused.
-
-    Raises:
-        OSError: It cannot be opened.
-    """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
-    descriptor = os.open(path, flags)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a regular file")
-    return os.fdopen(descriptor, "rb")
-
-
-def last_model(messages: list[AgentMessage], header: Header | None) -> str | None:
-    """Return the model of the last reply as a name for `-m`, or else that of the header; None if unknown.
-
-    A recorded run answers only once, so it is not the model of what follows.
-    """
-    known: list[tuple[object, object]] = [
-        (message.get("provider"), message.get("model")) for message in messages if is_assistant(message)
-    ]
-    if header is not None and header.model is not None:
-        known.insert(0, (header.model.get("provider"), header.model.get("id")))
-    for provider, model_id in reversed(known):
-        if isinstance(provider, str) and isinstance(model_id, str) and provider:
-            if provider == "replay":
-                return None
-            return model_label(provider, model_id)
-    return None
 
 
 class SessionStore:
@@ -212,7 +91,7 @@ class SessionStore:
             except OSError:
                 continue
             for entry in entries:
-                session = _session_of(Path(entry.path), named=folder.name == NAMED)
+                session = session_of(Path(entry.path), named=folder.name == NAMED)
                 if session is not None:
                     yield session
 
@@ -222,7 +101,7 @@ class SessionStore:
 
     def named(self, name: str) -> Session | None:
         """Return the session of this name; None if there is no such session."""
-        return _session_of(self._named_path(name), named=True)
+        return session_of(self._named_path(name), named=True)
 
     def find(self, text: str) -> Session:
         """Return the session with this name, or with an id that begins with `text`.
@@ -232,10 +111,7 @@ class SessionStore:
         """
         found = self.lookup(text)
         if found is None:
-            from difflib import get_close_matches
-
-            near = get_close_matches(text, [session.name or "" for session in self if session.is_named], 1)
-            meant = f" Did you mean {one_line(near[0], 60)!r}?" if near else ""
+            meant = suggestion(text, [session.name for session in self if session.name])
             raise InputError(
                 f"There is no session {one_line(text, 60)!r}.{meant}",
                 hint="All sessions: tinyagent sessions list",
@@ -248,12 +124,12 @@ class SessionStore:
         Raises:
             InputError: More than one id begins with `text`.
         """
-        if not set(text) & _FORBIDDEN and text.strip(". "):
+        if not set(text) & FORBIDDEN and text.strip(". "):
             named = self.named(text)
             if named is not None:
                 return named
         prefix = text.lower()
-        if len(prefix) < SHORTEST_ID or set(prefix) - set("0123456789abcdef"):
+        if len(prefix) < _SHORTEST_ID or set(prefix) - set("0123456789abcdef"):
             return None
         matching = [session for session in self if session.id.startswith(prefix)]
         if len(matching) > 1:
@@ -307,7 +183,7 @@ class SessionStore:
         Raises:
             TinyAgentError: It cannot be read, or is no record.
         """
-        return _messages_of(self.read(session), session.label, whole=whole)
+        return messages_of(self.read(session), session.label, whole=whole)
 
     # ---- writing ------------------------------------------------------------------------------------
 
@@ -346,7 +222,7 @@ class SessionStore:
             header = read_header(path)
             if header is None:
                 raise RecordError(f"{path} is not a session: its first line is no header.")
-            return Opened(descriptor, path, header, _messages_of(data, label), _end_of(data))
+            return Opened(descriptor, path, header, messages_of(data, label), end_of(data))
         except OSError as error:
             unlock(descriptor)
             raise InputError(f"Cannot write to {path}: {error.strerror}.") from None
@@ -453,35 +329,38 @@ class SessionStore:
             unlock(descriptor)
         self._remove_empty(session.path.parent)
 
-    def prune(self, max_days: int, max_count: int, now: float) -> int:
-        """Remove the unnamed sessions that are too old or too many, except those in use. Return how many.
+    def prune(self, max_days: int, max_count: int, now: float) -> None:
+        """Remove the unnamed sessions that are too old or too many, except those in use.
 
         Args:
             max_days: Days since the last use; 0 for no limit.
             max_count: The most unnamed sessions; 0 for no limit.
             now: The time in seconds since 1970.
         """
-        removed = 0
-        unnamed = [session for session in self.newest_first() if not session.is_named]
+        unnamed = [session for session in self.newest_first() if session.name is None]
         for place, session in enumerate(unnamed):
             too_old = max_days > 0 and now - session.used_ns / 1e9 > max_days * 86400
             if too_old or 0 < max_count <= place:
                 try:
                     self.remove(session)
-                    removed += 1
                 except TinyAgentError:
                     pass  # in use, or removed by another run
-        return removed
 
-    def _reserved(self, name: str) -> _Reservation:
+    @contextmanager
+    def _reserved(self, name: str) -> Iterator[None]:
+        """Lock the file of a new name, until the file of the session takes its place."""
         try:
-            return _Reservation(create_file(self.directory, NAMED, name))
+            descriptor = create_file(self.directory, NAMED, name)
         except FileExistsError:
             raise _taken(name) from None
         except OSError as error:
             raise InputError(
                 f"The name {name!r} cannot be used in {self.directory}: {error.strerror}."
             ) from None
+        try:
+            yield
+        finally:
+            unlock(descriptor)
 
     @staticmethod
     def _remove_empty(folder: Path) -> None:
@@ -491,37 +370,10 @@ class SessionStore:
             pass  # there are other sessions in it
 
 
-class _Reservation:
-    """A new name whose file is locked until the file of the session takes its place."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        unlock(self._descriptor)
-
-
 def _taken(name: str) -> InputError:
     return InputError(
         f"A session with the name {name!r} exists.", hint="Choose another name, or remove that session first."
     )
-
-
-def _session_of(path: Path, *, named: bool) -> Session | None:
-    """Return the session of a file; None if it is no session file, or has no line yet."""
-    if not path.name.endswith(SUFFIX):
-        return None
-    try:
-        found = path.lstat()
-    except OSError:
-        return None
-    if not stat.S_ISREG(found.st_mode) or not found.st_size:
-        return None
-    name = path.name.removesuffix(SUFFIX) if named else None
-    return Session(path, name, found.st_mtime_ns, found.st_size)
 
 
 def _repaired(descriptor: int, data: bytes) -> bytes:
@@ -543,21 +395,3 @@ def _is_json(line: bytes) -> bool:
     except (msgspec.DecodeError, UnicodeError):
         return False
     return True
-
-
-def _messages_of(data: bytes, label: str, *, whole: bool = False) -> list[AgentMessage]:
-    try:
-        found = jsonl.messages(data, whole=whole, on_warning=lambda text: None)
-    except RecordError as error:
-        raise RecordError(f"The session {label!r} is damaged: {error}", hint=error.hint) from None
-    return checked_messages(found, f"the session {label!r}: ")
-
-
-def _end_of(data: bytes) -> str | None:
-    """Return how the last run ended, if it has no answer; None if it has one."""
-    start = data.rfind(b"\n", 0, len(data) - 1) + 1
-    try:
-        last = msgspec.json.decode(data[start:], type=jsonl.ResultRecord)
-    except (msgspec.DecodeError, UnicodeError):
-        return None
-    return None if last.error is None else how_it_ended(last.error.kind, last.error.message)

@@ -31,7 +31,7 @@ from tinyagent.agent_types import (
     TurnStartEvent,
 )
 
-from .files import SUFFIX, create_file, month, unlock
+from .files import SUFFIX, create_file, month, unlock, working_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -198,7 +198,7 @@ class SessionWriter:
         """Begin the run. A new session gets the header and the history."""
         if self.continues or self._waiting:
             return
-        self._waiting.append(self._lines.record(header))
+        self._waiting.append(self._lines.record({**header, "cwd": working_folder()}))
         for message in history:
             self._waiting.append(self._lines.record({"type": "history", "message": message}))
 

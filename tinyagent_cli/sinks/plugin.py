@@ -10,7 +10,7 @@ from tinyagent.agent_types import AgentEvent
 
 if TYPE_CHECKING:
     from tinyagent.agent import Agent
-    from tinyagent_cli.plugins.loading import SinkFactory
+    from tinyagent_cli.plugins.registrations import SinkFactory
 
 __all__ = ["PluginSinks"]
 

@@ -31,8 +31,9 @@ from tinyagent.agent_types import (
     TurnStartEvent,
 )
 
-from .live import LiveLines, columns, fit
+from .live import LiveLines
 from .sanitise import one_line
+from .wrapping import columns, fit
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import JsonDict

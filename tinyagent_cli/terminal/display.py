@@ -10,16 +10,41 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tinyagent.agent_types import AgentEvent, CompactionEndEvent, CompactionStartEvent
+from tinyagent_cli.app_context import AppContext
 
 from .text import TextRenderer
 
 if TYPE_CHECKING:
-    from tinyagent_cli.app_context import AppContext
-
     from .activity import ActivityRenderer
     from .output import Output
 
-__all__ = ["CompactionNotes", "RunDisplay", "text_renderer"]
+__all__ = ["CompactionNotes", "OutputContext", "RunDisplay", "text_renderer"]
+
+
+class OutputContext(AppContext):
+    """Messages on an output, among the replies that they belong to."""
+
+    def __init__(self, app: AppContext, output: Output) -> None:
+        super().__init__(app.args)
+        self.verbosity: int = app.verbosity
+        self.quiet: bool = app.quiet
+        self.no_color: bool = app.no_color
+        self._output = output
+
+    @property
+    def stderr_is_terminal(self) -> bool:
+        """Whether the messages are shown on a terminal."""
+        return self._output.is_terminal
+
+    @property
+    def columns(self) -> int | None:
+        """The width to which messages are wrapped; None for no limit."""
+        from .wrapping import wrap_width
+
+        return wrap_width(self._output.fd)
+
+    def _write(self, text: str) -> None:
+        self._output.write_now(f"{text}\n".encode("utf-8", "replace"))
 
 
 class RunDisplay:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
-__all__ = ["LiveLines", "columns", "fit", "wrap_parts"]
+__all__ = ["LiveLines"]
 
 START_S = 0.3
 """Seconds until the lines appear; shorter waits show nothing."""
@@ -97,11 +97,6 @@ class LiveLines:
             self.erase()
 
 
-def columns() -> int:
-    """Return the width of the terminal of standard error."""
-    return _size()[0]
-
-
 def _size() -> tuple[int, int]:
     try:
         size = os.get_terminal_size(2)
@@ -124,24 +119,3 @@ def _write(text: str) -> None:
         sys.stderr.flush()
     except (OSError, ValueError):
         pass  # standard error is closed
-
-
-def fit(text: str, width: int) -> str:
-    """Return a line cut to a number of columns, with an ellipsis. Wide characters take two columns."""
-    if text.isascii():
-        return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
-    from rich.cells import cell_len, set_cell_size
-
-    return text if cell_len(text) <= width else set_cell_size(text, max(width - 1, 0)).rstrip() + "…"
-
-
-def wrap_parts(text: str, separator: str, width: int) -> str:
-    """Return a text with line breaks instead of some separators, if it is wider than the terminal."""
-    first, *others = text.split(separator)
-    lines = [first]
-    for part in others:
-        if len(lines[-1]) + len(separator) + len(part) < width:
-            lines[-1] += separator + part
-        else:
-            lines.append(part)
-    return "\n".join(lines)

@@ -231,11 +231,7 @@ class _Layout:
             raise _TooLargeError
         table = Table(box=box.SIMPLE_HEAD, border_style=_MARK, pad_edge=False, show_edge=False)
         for cell in rows[0]:
-            style = str(cell.attrs.get("style", "")).removeprefix("text-align:")
-            right, centre = style == "right", style == "center"
-            table.add_column(
-                _inline(cell, "bold"), justify="right" if right else "center" if centre else "left"
-            )
+            table.add_column(_inline(cell, "bold"), justify=_justification(cell))
         for row in rows[1:]:
             table.add_row(*(_inline(cell) for cell in row))
         console = _console(self._columns, color=True)

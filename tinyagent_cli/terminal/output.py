@@ -64,12 +64,17 @@ class Output:
         self.flush()
 
     def write_or_raise(self, data: bytes) -> None:
-        """Write the buffer and `data`. Works without a loop.
+        """Write the buffer and `data`. Works without a loop. The error is that of `flush_or_raise`."""
+        self._pieces.append(data)
+        self.flush_or_raise()
+
+    def flush_or_raise(self) -> None:
+        """Write the buffer.
 
         Raises:
-            WriteError: It cannot be written.
+            WriteError: It cannot be written, now or before.
         """
-        self.write_now(data)
+        self.flush()
         if self.error is not None:
             raise self.error
 
@@ -123,16 +128,6 @@ class BatchedOutput(Output):
         self._pieces.append(data)
         if len(self._pieces) >= _MAX_PIECES:
             self._send()
-
-    def flush_or_raise(self) -> None:
-        """Write the buffer.
-
-        Raises:
-            WriteError: It cannot be written.
-        """
-        self.flush()
-        if self.error is not None:
-            raise self.error
 
 
 def take_stdout() -> Output:

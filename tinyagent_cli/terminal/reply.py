@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from tinyagent.agent_types import AgentEvent, MessageStartEvent
@@ -10,6 +9,7 @@ from tinyagent.agent_types import AgentEvent, MessageStartEvent
 from .blocks import Block, BlockSplitter
 from .sanitise import clean
 from .text import TextRenderer, text_bytes
+from .wrapping import columns
 
 if TYPE_CHECKING:
     from .markdown import MarkdownPrinter
@@ -54,15 +54,9 @@ class MarkdownRenderer(TextRenderer):
 
     def _print(self, blocks: list[Block]) -> None:
         for block in blocks:
-            shown = self._load().render(block, self._width())
+            shown = self._load().render(block, columns(self._output.fd))
             if shown:
                 self._output.write(text_bytes(shown))
-
-    def _width(self) -> int:
-        try:
-            return os.get_terminal_size(self._output.fd).columns or 80
-        except OSError:
-            return 80
 
     @property
     def pending(self) -> str:

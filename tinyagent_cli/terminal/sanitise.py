@@ -3,7 +3,7 @@
 Models, tools, providers, files and plugins can send control sequences and invisible characters, which hide,
 rewrite or inject text on a terminal. `Sanitizer` removes them from a stream, even if a sequence is split
 between two deltas. `clean` does the same for a complete text, and `one_line` for a text that must stay on one
-line. `visible`, `visible_line` and `without_long_blanks` show them as escapes, for approvals.
+line. `visible`, `visible_line` and `exact` show them as escapes, for approvals.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from itertools import groupby
 
-__all__ = ["Sanitizer", "clean", "exact", "one_line", "visible", "visible_line", "without_long_blanks"]
+__all__ = ["Sanitizer", "clean", "exact", "one_line", "visible", "visible_line"]
 
 # Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties.txt and the interlinear annotations, except
 # joiners of letters and variation selectors of emoji: U+200C, U+200D, U+FE0E, U+FE0F.
@@ -28,7 +28,13 @@ _UNSEEN = f"[{_IGNORABLE}\u200c\u200d\ufe0e\ufe0f\u2800\ufffc\U00013441\U0001344
 
 # Blanks inside a line of JSON text, but not its indentation.
 _LONG_BLANKS = r"(?<=\S)(?: |\\[nrtf]){40,}"
-_BLANK_NAMES = {" ": "space", r"\n": "line break", r"\r": "carriage return", r"\t": "tab", r"\f": "form feed"}
+_BLANKS = {
+    "space": (" ",),
+    "line break": ("\n", r"\n"),
+    "carriage return": ("\r", r"\r"),
+    "tab": ("\t", r"\t"),
+    "form feed": ("\f", r"\f"),
+}
 
 _TEXT, _AFTER_CR, _ESCAPE, _CHARSET, _CSI, _STRING, _STRING_ESCAPE = range(7)
 
@@ -157,18 +163,13 @@ def visible(text: str) -> str:
 
 
 def visible_line(text: str) -> str:
-    """Return `visible(text)` on one line: with newlines as escapes, and long blanks as their length."""
-    line = visible(text).replace("\n", "\\n")
-    return without_long_blanks(line)
+    """Return `visible(text)` on one line: with newlines as escapes, and long blanks as their length.
 
-
-def without_long_blanks(text: str) -> str:
-    """Return JSON text with each run of 40 or more blanks replaced by its length, `⟨12,000 spaces⟩`.
-
-    Such a run would push the text after it out of sight. Line breaks and tabs are blanks in the form of a
-    JSON string, `\\n` and `\\t`.
+    A run of 40 or more blanks, such as `⟨12,000 spaces⟩`, would push the text after it out of sight. Line
+    breaks and tabs are blanks in the form of a JSON string, too: `\\n` and `\\t`.
     """
-    return re.sub(_LONG_BLANKS, _length_of, text)
+    line = visible(text).replace("\n", "\\n")
+    return re.sub(_LONG_BLANKS, _length, line)
 
 
 def exact(text: str) -> str:
@@ -176,7 +177,7 @@ def exact(text: str) -> str:
 
     Tabs are shown as an arrow, and 40 or more blanks in a row, including line breaks, as their length.
     """
-    text = re.sub(r"[ \t\n\r\f]{40,}", _length_of_blanks, text)
+    text = re.sub(r"[ \t\n\r\f]{40,}", _length, text)
     if text.replace("\n", "").isprintable() and not _has_unseen(text):
         return text
     shown: list[str] = []
@@ -190,16 +191,9 @@ def _is_unseen(character: str) -> bool:
     return character not in "\n\t" and (not character.isprintable() or _has_unseen(character))
 
 
-def _length_of_blanks(run: re.Match[str]) -> str:
-    names = {" ": "space", "\n": "line break", "\r": "carriage return", "\t": "tab", "\f": "form feed"}
-    return _lengths({name: run[0].count(blank) for blank, name in names.items()})
-
-
-def _length_of(run: re.Match[str]) -> str:
-    return _lengths({name: run[0].count(blank) for blank, name in _BLANK_NAMES.items()})
-
-
-def _lengths(counts: dict[str, int]) -> str:
+def _length(run: re.Match[str]) -> str:
+    """Return the number of each kind of blank in a run."""
+    counts = {name: sum(map(run[0].count, forms)) for name, forms in _BLANKS.items()}
     parts = [f"{count:,} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count]
     return f"⟨{', '.join(parts)}⟩"
 

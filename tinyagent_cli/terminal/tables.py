@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .sanitise import one_line
+from .wrapping import cell_width, columns, fit
 
 if TYPE_CHECKING:
     from .output import Output
@@ -39,9 +39,11 @@ def print_table(
     is_terminal = output.is_terminal if output is not None else sys.stdout.isatty()
     echo = output.print if output is not None else click.echo
     lines = [[one_line(cell, 500) for cell in row] for row in rows]
+    width = None
     if is_terminal:
         lines.insert(0, list(header))
-    for line in table_lines(lines, _columns(output) if is_terminal else None, cut=cut):
+        width = columns(output.fd if output is not None else sys.stdout.fileno())
+    for line in table_lines(lines, width, cut=cut):
         echo(line)
 
 
@@ -55,13 +57,13 @@ def table_lines(rows: Sequence[Sequence[str]], width: int | None, *, cut: bool =
     """
     if not rows:
         return []
-    widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(cell_width, column)) for column in zip(*rows, strict=True)]
     before = sum(widths[:-1]) + 2 * len(widths[:-1])
     room = sys.maxsize if width is None else width - before
     found: list[str] = []
     for *cells, last in rows:
         start = "".join(_padded(cell, width) for cell, width in zip(cells, widths, strict=False))
-        if room < _NARROWEST and _width(last) > room:
+        if room < _NARROWEST and cell_width(last) > room:
             found.append(start)
             found += [f"  {part}" for part in _fitted(last, max(room + before, _NARROWEST) - 2, cut=cut)]
         else:
@@ -70,37 +72,20 @@ def table_lines(rows: Sequence[Sequence[str]], width: int | None, *, cut: bool =
     return [line.rstrip() for line in found]
 
 
-def _width(text: str) -> int:
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len
-
-    return cell_len(text)
-
-
 def _padded(cell: str, width: int) -> str:
-    return cell + " " * (width - _width(cell) + 2)
+    return cell + " " * (width - cell_width(cell) + 2)
 
 
 def _fitted(text: str, width: int, *, cut: bool) -> list[str]:
     """Return lines of at most this number of columns."""
-    if _width(text) <= width:
+    if cell_width(text) <= width:
         return [text]
     if cut:
-        from .live import fit  # with asyncio
-
         return [fit(text, width)]
     from rich.console import Console
     from rich.text import Text
 
     return [line.plain.rstrip() for line in Text(text).wrap(Console(width=width), width)]
-
-
-def _columns(output: Output | None) -> int:
-    try:
-        return os.get_terminal_size(output.fd if output is not None else sys.stdout.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80
 
 
 def print_json(value: object, output: Output | None = None) -> None:

@@ -1,17 +1,25 @@
-"""Wrap messages at words, for terminals that would break them inside of words."""
+"""Measure, cut and wrap text for a terminal, which would break lines inside of words."""
 
 from __future__ import annotations
 
 import os
 
-__all__ = ["indented", "terminal_width", "wrap_words"]
+__all__ = ["cell_width", "columns", "fit", "indented", "wrap_parts", "wrap_width", "wrap_words"]
 
 _NARROWEST = 20
 """In fewer columns, a terminal breaks the lines by itself."""
 
 
-def terminal_width(fd: int) -> int | None:
-    """Return the columns of a terminal; None if it is no terminal, or too narrow to wrap lines."""
+def columns(fd: int = 2) -> int:
+    """Return the columns of a terminal, by default that of standard error; 80 without one."""
+    try:
+        return os.get_terminal_size(fd).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
+def wrap_width(fd: int) -> int | None:
+    """Return the columns to which lines are wrapped; None if it is no terminal, or too narrow."""
     try:
         width = os.get_terminal_size(fd).columns
     except (OSError, ValueError):
@@ -45,21 +53,44 @@ def indented(text: str, width: int | None, first: str, rest: str) -> list[str]:
 
 
 def _wrapped(line: str, width: int) -> str:
-    if len(line) * 2 <= width or line.startswith(" ") or _columns(line) <= width:
+    if len(line) * 2 <= width or line.startswith(" ") or cell_width(line) <= width:
         return line
     lines = [""]
     for word in line.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if lines[-1] and _columns(longer) > width:
+        if lines[-1] and cell_width(longer) > width:
+            lines[-1] = lines[-1].rstrip()
             lines.append(word)
         else:
             lines[-1] = longer
     return "\n".join(lines)
 
 
-def _columns(text: str) -> int:
+def cell_width(text: str) -> int:
+    """Return the columns of a text. Wide characters take two."""
     if text.isascii():
         return len(text)
     from rich.cells import cell_len
 
     return cell_len(text)
+
+
+def fit(text: str, width: int) -> str:
+    """Return a line cut to a number of columns, with an ellipsis."""
+    if text.isascii():
+        return text if len(text) <= width else text[: max(width - 1, 0)] + "…"
+    from rich.cells import cell_len, set_cell_size
+
+    return text if cell_len(text) <= width else set_cell_size(text, max(width - 1, 0)).rstrip() + "…"
+
+
+def wrap_parts(text: str, separator: str, width: int) -> str:
+    """Return a text with line breaks instead of some separators, if it is wider than the terminal."""
+    first, *others = text.split(separator)
+    lines = [first]
+    for part in others:
+        if len(lines[-1]) + len(separator) + len(part) < width:
+            lines[-1] += separator + part
+        else:
+            lines.append(part)
+    return "\n".join(lines)
