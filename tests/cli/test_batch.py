@@ -502,6 +502,48 @@ def test_what_worker_processes_print(cli: Cli) -> None:
     assert "1 worker, not 64: -j and batch.limits.NAME.concurrency allow no more requests" in done.err
 
 
+def test_the_limit_of_another_provider(cli: Cli) -> None:
+    """A limit of a provider does not reduce the workers of a batch with another one. Its own items fail."""
+    items = ({"id": "a", "prompt": "x"}, {"id": "b", "prompt": "x", "model": "ollama/m"})
+    (cli.work / "in.jsonl").write_text("".join(f"{json.dumps(item)}\n" for item in items))
+    assert 0 == cli("config", "set", "batch.limits.ollama.concurrency", "1").code
+    options = ("--executor", "processes", "--executor-option", "workers=2")
+    done = cli("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", *options)
+    found = results(cli.work / "out.jsonl")
+    assert (1, False) == (done.code, "1 worker, not 2" in done.err)
+    assert (True, False) == (found["a"]["ok"], found["b"]["ok"])
+    assert found["b"]["error"]["message"].startswith("2 workers cannot share the limit of ollama")
+
+
+def test_a_worker_process_that_dies_at_its_start(cli: Cli) -> None:
+    """The error has what to do next."""
+    (cli.work / "tools.py").write_text(
+        "import os, sys\nfrom tinyagent.tools import tool\n\n"
+        "if 'process_worker' in sys.argv[0]:\n    os._exit(7)\n\n"
+        "@tool\ndef say() -> str:\n    '''Say.'''\n    return 'said'\n"
+    )
+    write_items(cli.work / "in.jsonl", 1)
+    options = ("-t", "tools.py", "--executor", "processes", "--executor-option", "workers=1")
+    done = cli("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", *options)
+    assert (1, "") == (done.code, (cli.work / "out.jsonl").read_text())
+    assert "ended with exit code 7." in done.err
+    assert "To see the cause in this process: --executor local" in done.err
+
+
+def test_an_item_that_ends_its_workers(cli: Cli) -> None:
+    """After the third worker it fails, and no message says that it is run again."""
+    (cli.work / "tools.py").write_text(
+        "import os, signal\nfrom tinyagent.tools import tool\n\n"
+        "@tool\ndef end() -> str:\n    '''End the process.'''\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    (cli.work / "in.jsonl").write_text('{"id": "a", "prompt": "end"}\n')
+    options = ("-t", "./tools.py", "-y", "--executor", "processes", "--executor-option", "workers=1")
+    done = cli("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", *options)
+    message = results(cli.work / "out.jsonl")["a"]["error"]["message"]
+    assert (1, "3 workers ended while they ran this item.") == (done.code, message)
+    assert (3, 2) == (done.err.count("was ended by SIGKILL"), done.err.count("Its items are run again."))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_killed_command_leaves_no_process(cli: Cli) -> None:
     """If the command is killed, its worker processes end, and the same command goes on."""

@@ -276,7 +276,8 @@ class _Dispatcher:
                 f"The workers end again and again. The last one: {error}",
                 hint="Run an item alone to see why: tinyagent run",
             ) from error
-        self._job.note(f"{error} Its items are run again.")
+        # An item that is alone is blamed now, and not run again.
+        self._job.note(str(error) if alone else f"{error} Its items are run again.")
         self._restarts.append(self._group.create_task(self._fill(slot, worker)))
 
     async def _repeat(self, item: BatchItem) -> None:

@@ -28,6 +28,10 @@ POLL_S = 0.05
 """Seconds between two looks at whether a process has ended."""
 REST_S = 0.5
 """Seconds for reading the rest of a pipe that a program which a tool has left running holds open."""
+_START_HINT = (
+    "What it has printed is above. Try fewer workers, if memory runs out: --executor-option workers=N   "
+    "To see the cause in this process: --executor local"
+)
 MOST_NOTES = 20
 """The most lines of a worker's standard error that are shown."""
 
@@ -113,7 +117,9 @@ class ProcessWorker:
                 process_group=0,  # Ctrl-C is for this process alone
             )
         except OSError as error:
-            raise WorkerLostError(f"A worker process cannot be started: {error.strerror}.") from error
+            raise WorkerLostError(
+                f"A worker process cannot be started: {error.strerror}.", hint=_START_HINT
+            ) from error
         worker = cls(process, job)
         try:
             await worker._set_up(spec)
@@ -131,7 +137,7 @@ class ProcessWorker:
             case Refused(message, hint):
                 raise ConfigurationError(message, hint=hint)
             case _:
-                raise WorkerLostError(await self._how_it_ended())
+                raise WorkerLostError(await self._how_it_ended(), hint=_START_HINT)
 
     async def run(self, item: BatchItem) -> ItemResult:
         """Run an item in the process.
