@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import runpy
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -308,12 +310,53 @@ def test_the_document_lists_all_settings() -> None:
     assert script["with_reference"](text) == text, "run .venv/bin/python scripts/list-settings --write"
 
 
+NOT_FOR_USERS = {
+    *(
+        "COMP_LINE",
+        "COMP_WORDBREAKS",
+        "_TINYAGENT_COMPLETE",
+    ),  # of the completion scripts
+    *(
+        "RAY_USAGE_STATS_ENABLED",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",
+    ),  # of Ray, set by us
+    "TINYAGENT_CONTRACT_SECRET",  # of the tests for executors
+}
+
+
 def test_the_document_lists_all_variables() -> None:
-    """Each variable that the code reads by name is in the list."""
+    """The list has each variable that our code reads by name, and no other."""
     listed = set(runpy.run_path(str(ROOT / "scripts" / "list-settings"))["VARIABLES"])
-    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tinyagent_cli").rglob("*.py")]
-    sources += [path.read_text(encoding="utf-8") for path in ROOT.glob("plugins/*/src/**/*.py")]
-    read = {name for text in sources for name in re.findall(r'variable\("([A-Z_]+)"\)', text)}
-    read |= {name for text in sources for name in re.findall(r"\bTINYAGENT_[A-Z_]+\b", text)}
-    from_shells = {"COMP_LINE", "COMP_WORDBREAKS"}
-    assert set() == read - listed - from_shells - {"TERM", "TINYAGENT_COMMAND"}
+    folders = [ROOT / "tinyagent", ROOT / "tinyagent_cli", *ROOT.glob("plugins/*/src")]
+    sources = [path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py")]
+    trees = [ast.parse(source) for source in sources]
+    constants = {name: text for tree in trees for name, text in _text_constants(tree)}
+    read = {name for tree in trees for name in _variables_read(tree, constants)}
+    assert len(read) > 30
+    assert set() == read - listed - NOT_FOR_USERS
+    assert set() == {name for name in listed if not any(name.rstrip("*") in source for source in sources)}
+
+
+def _text_constants(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Yield each constant of a module that is a text."""
+    for node in tree.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
+                yield name, text
+
+
+def _variables_read(tree: ast.Module, constants: dict[str, str]) -> Iterator[str]:
+    """Yield the environment variables that a module reads, as a text or by the name of a constant."""
+    for node in ast.walk(tree):
+        match node:
+            case (
+                ast.Call(func=ast.Name(id="variable" | "exact_variable"), args=[name, *_])
+                | ast.Call(func=ast.Attribute(value=ast.Attribute(attr="environ")), args=[name, *_])
+                | ast.Subscript(value=ast.Attribute(attr="environ"), slice=name)
+                | ast.Compare(left=name, comparators=[ast.Attribute(attr="environ")])
+            ):
+                text = (
+                    name.value if isinstance(name, ast.Constant) else constants.get(getattr(name, "id", ""))
+                )
+                if isinstance(text, str):
+                    yield text
