@@ -29,8 +29,6 @@ from tinyagent import (
     ProviderTimeoutError,
     RateLimitError,
 )
-from tinyagent._net import request as _http
-from tinyagent._net.retry import RetryPolicy
 from tinyagent.alchemy_provider import (
     AlchemyStreamResponse,
     OpenAICompatModel,
@@ -131,18 +129,6 @@ def wheel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Wheel]:
     monkeypatch.setitem(sys.modules, "alchemy_llm_py.batches", module)
     yield module
     assert all(stream.closed for stream in module.streams)
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Replace the waits of retries by a list of their seconds."""
-    waited: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waited.append(seconds)
-
-    monkeypatch.setattr(_http, "RETRY", RetryPolicy(sleep=sleep, random=lambda: 0.0))
-    return waited
 
 
 START = (0, 0, "")

@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyagent._net import request as _http
-from tinyagent._net.retry import RetryPolicy
 from tinyagent._stream import reply as _wire
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentTool, AgentToolResult, Context, Model, ThinkingLevel
@@ -96,18 +94,6 @@ def decode(events: list[Any], **options: Any) -> list[Any]:
 def final(events: list[Any]) -> Any:
     last = events[-1]
     return last["message"] if last["type"] == "done" else last["error"]
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Replace the waits of retries by a list of their seconds."""
-    waited: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waited.append(seconds)
-
-    monkeypatch.setattr(_http, "RETRY", RetryPolicy(sleep=sleep))
-    return waited
 
 
 async def ask(server: Any, context: Context | None = None, /, model: Any = None, **options: Any) -> list[Any]:

@@ -48,15 +48,10 @@ NOW = 1_700_000_000.0
 
 
 @pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that retries would have waited, without the random part."""
-    waited: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waited.append(seconds)
-
-    monkeypatch.setattr(_request, "RETRY", RetryPolicy(sleep=sleep, random=lambda: 0.0, now=lambda: NOW))
-    return waited
+def waits(waits: list[float], monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that retries would have waited, at the time `NOW`."""
+    monkeypatch.setattr(_request, "RETRY", _request.RETRY._replace(now=lambda: NOW))
+    return waits
 
 
 def request_to(server: FakeServer, **options: Any) -> HttpRequest:

@@ -14,9 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyagent._cancel import AbortSignal
-from tinyagent._net import request as _http
 from tinyagent._net.pool import current_pool
-from tinyagent._net.retry import RetryPolicy
 from tinyagent.agent_types import AgentTool, Context, Model, ThinkingLevel
 from tinyagent.errors import (
     AuthenticationError,
@@ -38,18 +36,6 @@ from tinyagent.openai_wire import (
 from tinyagent.testing.server import FakeReply, FakeServer, Hangup, Hold, Reset, Sleep, Wait, chat_chunk, sse
 
 KEY = "sk-test-CANARY-0123456789"
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Replace the waits of retries by a list of their seconds."""
-    waited: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waited.append(seconds)
-
-    monkeypatch.setattr(_http, "RETRY", RetryPolicy(sleep=sleep, random=lambda: 0.0))
-    return waited
 
 
 def model_at(server: FakeServer, **fields: Any) -> OpenAICompatModel:

@@ -10,8 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyagent._net import request as _http
-from tinyagent._net.retry import RetryPolicy
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentTool, AgentToolResult, Context, ThinkingLevel
 from tinyagent.errors import AuthenticationError, MissingKeyError, ProviderError, RateLimitError
@@ -132,18 +130,6 @@ def final(events: list[Any]) -> Any:
 def ended(events: list[Any]) -> Any:
     """Return the message that these events make."""
     return final(decode(events))
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Replace the waits of retries by a list of their seconds."""
-    waited: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waited.append(seconds)
-
-    monkeypatch.setattr(_http, "RETRY", RetryPolicy(sleep=sleep))
-    return waited
 
 
 async def ask(server: Any, context: Context | None = None, /, model: Any = None, **options: Any) -> list[Any]:

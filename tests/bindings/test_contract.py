@@ -39,7 +39,6 @@ cases, chats, messages = (
     _load("test_recordings"),
     _load("test_anthropic_recordings"),
 )
-waits = cases.waits
 
 
 class TestAlchemy(ProviderContract):

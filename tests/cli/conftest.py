@@ -13,7 +13,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -31,6 +31,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 CLIENT = Path(__file__).with_name("fork_client.py")
 SECONDS = 60
 """How long anything may take; nothing waits this long unless it hangs."""
+
+Serve = Callable[..., FakeServer]
+"""The type of the fixture `serve`."""
 
 
 class Done(NamedTuple):
@@ -56,6 +59,32 @@ class Done(NamedTuple):
         if last["error"] is not None:
             assert last["error"]["message"].splitlines()[0] in self.err
         return last
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a JSONL file."""
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """Return the text of a message, in the form of a request or of a record."""
+    content = message["content"]
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content or ())
+
+
+def sent(server: FakeServer, number: int = -1) -> list[tuple[str, str]]:
+    """Return the role and the text of each message of a request, by default of the last one."""
+    return [(message["role"], message_text(message)) for message in server.requests[number].json["messages"]]
+
+
+def tool_result(server: FakeServer, number: int = -1) -> str:
+    """Return the result of a tool call that the model got: the text of the last message of a request."""
+    return sent(server, number)[-1][1]
+
+
+def as_openai(server: FakeServer) -> dict[str, str]:
+    """Return the environment in which the server is the provider `openai`."""
+    return {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-CANARY"}
 
 
 class Terminal:
@@ -262,6 +291,10 @@ class Cli:
         """Make the server the provider `local`."""
         self.config(f'[providers.{name}]\nbase_url = "{server.url}"\n{more}')
 
+    def sessions(self) -> list[Path]:
+        """Return the files of all sessions."""
+        return sorted((self.home / "sessions").glob("*/*.jsonl"))
+
     def file(self, name: str, text: str | bytes) -> Path:
         """Write a file into the working directory."""
         path = self.work / name
@@ -328,6 +361,24 @@ def cli(tmp_path: Path, fork_server: ForkServer) -> Iterator[Cli]:
 
 
 @pytest.fixture
+def closed_pipe() -> Iterator[int]:
+    """The writing end of a pipe whose reader has left."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    yield writer
+    os.close(writer)
+
+
+@pytest.fixture
+def record(cli: Cli) -> Path:
+    """The record of a run with one tool call."""
+    path = cli.work / "run.jsonl"
+    done = cli("run", "-m", "demo", "-t", "calc", "-o", path, "What is 6 * 7?")
+    assert 0 == done.code, done.err
+    return path
+
+
+@pytest.fixture
 def pip(cli: Cli) -> Callable[[str, int], None]:
     """A pip that finds no conflict, or the one of the test; for `doctor`; the real one is slow."""
     site = cli.work.parent / "site-of-pip"
@@ -342,7 +393,7 @@ def pip(cli: Cli) -> Callable[[str, int], None]:
 
 
 @pytest.fixture
-def serve(cli: Cli) -> Iterator[Callable[..., FakeServer]]:
+def serve(cli: Cli) -> Iterator[Serve]:
     """Start a loopback server with these replies; it is `-m local/MODEL`."""
     servers: list[FakeServer] = []
 
@@ -374,3 +425,19 @@ def write(text: str) -> str:
     return f"wrote {text}"
 '''
 """A file for -t: `look` is read-only, `write` leaves a file `written` behind."""
+
+LEAVING = """
+import asyncio, sys
+from tinyagent import tool
+
+async def leave():
+    sys.exit(0)
+
+@tool(read_only=True)
+async def work() -> str:
+    "Leave, in another task."
+    task = asyncio.create_task(leave())
+    await asyncio.sleep(600)
+    return "done"
+"""
+"""A file for -t whose tool tries to end the process with exit code 0."""

@@ -8,15 +8,14 @@ from collections.abc import Callable
 
 import pytest
 
-from tinyagent.testing import FakeServer, Wait
+from tinyagent.testing import Wait
 from tinyagent.testing.server import chat_chunk
 from tinyagent_cli.terminal.activity import call_line, with_update
 from tinyagent_cli.terminal.live import LiveLines
 from tinyagent_cli.terminal.wrapping import fit
 
-from .conftest import Cli, FakeReply
+from .conftest import Cli, FakeReply, Serve
 
-Serve = Callable[..., FakeServer]
 RUN = ("run", "-m", "local/m", "-t", "mytools.py")
 TOOLS = '''
 import asyncio
@@ -251,7 +250,7 @@ def test_a_command_that_failed_or_was_stopped_is_marked(cli: Cli, serve: Serve) 
     marks = ["✓ sh code=0", "✗ sh code=1", "✗ sh code=0"]
     assert marks == [line[:11] for line in shown if " sh " in line]
     assert "  it ended by aborted" in shown
-    [session] = (cli.home / "sessions").glob("*/*.jsonl")
+    [session] = cli.sessions()
     assert marks == [line[:11] for line in cli("events", "tools", session).out.splitlines()[::2]]
 
 

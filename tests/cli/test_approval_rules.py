@@ -5,19 +5,15 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyagent.errors import ConfigurationError
-from tinyagent.testing import FakeServer
 from tinyagent_cli.run.approval_rules import parse_rule
 
-from .conftest import Cli, FakeReply
-
-Serve = Callable[..., FakeServer]
+from .conftest import Cli, FakeReply, Serve, tool_result
 
 TOOL = """
 from tinyagent import tool
@@ -224,7 +220,7 @@ def test_with_the_command_line(cli: Cli, serve: Serve) -> None:
     )
     assert 0 == cli(*run, "-y", "--deny", "bash(git push*)", "Go").code
     assert ["git status -s", *commands[:2]] == (cli.work / "ran").read_text().splitlines()
-    assert "does not allow 'bash(git push*)'" in server.requests[-1].json["messages"][-1]["content"]
+    assert "does not allow 'bash(git push*)'" in tool_result(server)
 
 
 def test_wrong_rules_are_reported(cli: Cli, serve: Serve) -> None:

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,8 @@ from tinyagent_cli.plugins.tool_sources import ToolSource
 from tinyagent_cli.run.approval_store import ApprovalStore, current_project, fingerprint
 from tinyagent_cli.run.approvals import Approvals, Asked, Question, question
 
-from .conftest import TOOLS, Cli, FakeReply
+from .conftest import TOOLS, Cli, FakeReply, Serve, read_lines, tool_result
 
-Serve = Callable[..., FakeServer]
 RUN = ("run", "-m", "local/m", "-t", "mytools.py")
 
 
@@ -44,12 +42,6 @@ def written(cli: Cli) -> str:
     """Return the text that the tool has written."""
     path = cli.work / "written"
     return path.read_text() if path.exists() else ""
-
-
-def tool_result(server: FakeServer, number: int) -> str:
-    """Return the last message of a request, which is the result of the tool call."""
-    text: str = server.requests[number].json["messages"][-1]["content"]
-    return text
 
 
 # ---- without a terminal -------------------------------------------------------------------------------
@@ -291,7 +283,7 @@ def test_interrupting_the_question_ends_the_run(cli: Cli, server: FakeServer) ->
     assert 130 == terminal.end()
     assert "" == written(cli)
     assert any(line.startswith("✗ write") for line in terminal.screen()), "not behind the question"
-    assert 130 == json.loads((cli.work / "run.jsonl").read_text().splitlines()[-1])["exit_code"]
+    assert 130 == read_lines(cli.work / "run.jsonl")[-1]["exit_code"]
 
 
 def test_the_time_limit_holds_while_a_question_is_open(cli: Cli, server: FakeServer) -> None:
@@ -692,8 +684,7 @@ def test_the_record_says_that_a_call_was_outside(cli: Cli, builds: FakeServer) -
         terminal.shown = b""
         terminal.type(f"{answer}\n")
     assert 0 == terminal.end()
-    lines = [json.loads(line) for line in (cli.work / "run.jsonl").read_text().splitlines()]
-    first = next(line for line in lines if line["type"] == "tool_execution_end")
+    first = next(line for line in read_lines(cli.work / "run.jsonl") if line["type"] == "tool_execution_end")
     assert "the user, once, outside the sandbox" == first["result"]["details"]["approval"]
 
 

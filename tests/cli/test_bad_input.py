@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 import pytest
 
-from tinyagent.testing import FakeServer
 from tinyagent.testing.server import Hangup, chat_chunk, sse
 from tinyagent_cli.exit_codes import describe
 
-from .conftest import Cli, FakeReply
-
-Serve = Callable[..., FakeServer]
+from .conftest import Cli, FakeReply, Serve
 
 CASES = {
     "no prompt": (["-m", "demo"], 2, "There is no prompt."),

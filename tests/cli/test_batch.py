@@ -13,13 +13,12 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.waiting import wait_until
 from tinyagent.agent_types import Model, Provider
 from tinyagent.executors import BatchItem, ItemResult, WorkerSpec
 from tinyagent.request_limits import ProviderLimits
@@ -34,7 +33,7 @@ from tinyagent_cli.batch.worker import provider_limits
 from tinyagent_cli.config.files import LimitsTable
 from tinyagent_cli.config.settings import load_settings
 
-from .conftest import ROOT, SECONDS, Cli
+from .conftest import ROOT, SECONDS, Cli, as_openai, read_lines
 
 MEASURE = """
 import resource, subprocess, sys
@@ -104,10 +103,15 @@ DEMO = ("-m", "demo")
 
 def results(path: Path) -> dict[str, dict[str, Any]]:
     """Return the lines of a file by id. Each id has one."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = read_lines(path)
     found = {line["id"]: line for line in lines}
     assert len(lines) == len(found)
     return found
+
+
+def wait_for_results(path: Path, number: int) -> None:
+    """Wait until a file has so many lines."""
+    wait_until(lambda: path.exists() and path.read_bytes().count(b"\n") >= number)
 
 
 def write_items(path: Path, number: int) -> set[str]:
@@ -136,7 +140,7 @@ def test_items_have_results_and_bad_lines_are_skipped(cli: Cli) -> None:
     assert "outside the working directory" in found["secret"]["error"]["message"]
     assert ["Line 2", "Line 5", "Line 6"] == re.findall(r"Line \d+", done.err)
     assert {"a.jsonl", "line-4.jsonl"} == {path.name for path in (cli.work / "records").iterdir()}
-    record = [json.loads(line) for line in (cli.work / "records/a.jsonl").read_text().splitlines()]
+    record = read_lines(cli.work / "records/a.jsonl")
     assert ("session", "result") == (record[0]["type"], record[-1]["type"])
 
 
@@ -203,12 +207,10 @@ def test_an_input_without_end(cli: Cli) -> None:
     """An item on standard input is done before the next one arrives."""
     out = cli.work / "out.jsonl"
     process = cli.start("batch", "-", *DEMO, "-o", "out.jsonl", stdin=subprocess.PIPE)
-    deadline = time.monotonic() + SECONDS
     for number in (1, 2):
         process.stdin.write(b'{"prompt": "x"}\n')
         process.stdin.flush()
-        while not out.exists() or out.read_bytes().count(b"\n") < number:
-            assert time.monotonic() < deadline
+        wait_for_results(out, number)
     process.send_signal(signal.SIGHUP)
     assert 129 == process.wait(SECONDS)
     process.stdin.close()
@@ -250,7 +252,7 @@ def test_failures_that_cannot_be_removed(cli: Cli) -> None:
     done = cli("batch", "in.jsonl", *DEMO, "-o", "out.jsonl")
     assert (1, True) == (done.code, "1 answered" in done.err)
     assert "out.jsonl.partial: Is a directory.\nAll results are in the file." in done.err
-    assert [False, True] == [json.loads(line)["ok"] for line in out.read_text().splitlines()]
+    assert [False, True] == [line["ok"] for line in read_lines(out)]
 
 
 def test_own_fields_and_a_slow_item(cli: Cli) -> None:
@@ -265,12 +267,11 @@ def test_own_fields_and_a_slow_item(cli: Cli) -> None:
     cli.file("in.jsonl", "".join(json.dumps(item) + "\n" for item in items))
     slow = FakeReply.chunks(Wait(), chat_chunk("Late."), chat_chunk({}, "stop"))
     with FakeServer(slow, *[FakeReply.text("Yes.")] * 4, FakeReply.error(400, "Too\nbad.")) as server:
-        environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-batch"}
+        environment = as_openai(server)
         options = ("-m", "openai/m", "-s", "Be kind.", "-j", "2")
         process = cli.start("batch", "in.jsonl", "-o", "out.jsonl", *options, environment=environment)
-        deadline, out = time.monotonic() + SECONDS, cli.work / "out.jsonl"
-        while not out.exists() or out.read_bytes().count(b"\n") < 5:
-            assert time.monotonic() < deadline
+        out = cli.work / "out.jsonl"
+        wait_for_results(out, 5)
         assert "slow" not in results(out)
         server.release()
         assert 1 == process.wait(SECONDS)
@@ -288,7 +289,7 @@ def test_all_items_fail(cli: Cli) -> None:
     command = ("batch", "in.jsonl", "-m", "openai/m", "-j", "1", "-o")
     replies = [FakeReply.error(401, "No such key."), *[FakeReply.error(404, "No such model.")] * 110]
     with FakeServer(*replies) as server:
-        environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-batch"}
+        environment = as_openai(server)
         refused = cli(*command, "refused.jsonl", **environment)
         assert (3, 1) == (refused.code, len(server.requests))
         assert "Error: openai: HTTP 401: No such key.\nCorrect the cause" in refused.err
@@ -314,10 +315,7 @@ def test_killed_many_times(cli: Cli) -> None:
     for number in range(1, 7):
         before = out.read_bytes()
         process = cli.start(*command)
-        deadline = time.monotonic() + SECONDS
-        while out.read_bytes().count(b"\n") < 8 * number:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_for_results(out, 8 * number)
         process.kill()
         process.wait(SECONDS)
         assert out.read_bytes().startswith(before[: before.rfind(b"\n") + 1])
@@ -361,13 +359,9 @@ def test_interrupted(cli: Cli, executor: str) -> None:
     command = (*command, "--executor", executor)
     for again in (False, True):
         process = cli.start(*command)
-        deadline, size = time.monotonic() + SECONDS, out.stat().st_size if out.exists() else 0
-        while not out.exists() or out.stat().st_size == size:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
+        wait_for_results(out, 1 + (len(results(out)) if again else 0))
         process.send_signal(signal.SIGINT)
-        while b"Ctrl-C again" not in process.stderr.readline():
-            assert time.monotonic() < deadline
+        assert any(b"Ctrl-C again" in line for line in process.stderr)
         if again:
             process.send_signal(signal.SIGINT)
         assert 130 == process.wait(SECONDS)
@@ -385,10 +379,7 @@ def test_limits_of_a_minute(cli: Cli, limit: str, place: str) -> None:
         assert 0 == cli("config", "set", f"batch.limits.demo.{limit}", "1").code
     out = cli.work / "out.jsonl"
     process = cli.start("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", *options)
-    deadline = time.monotonic() + SECONDS
-    while not out.exists() or not out.read_bytes().count(b"\n"):
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_for_results(out, 1)
     process.send_signal(signal.SIGTERM)
     assert 143 == process.wait(SECONDS)
     assert 1 == len(results(out))
@@ -415,13 +406,6 @@ def _worker_processes(pid: int) -> list[int]:
     ]
 
 
-def _wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_processes_have_the_same_results(cli: Cli) -> None:
     """Whatever executor runs the items, the answers, the failures and the records are the same."""
     write_items(cli.work / "in.jsonl", 20)
@@ -446,7 +430,7 @@ def test_a_killed_worker_process(cli: Cli) -> None:
     ids, out = write_items(cli.work / "in.jsonl", 60), cli.work / "out.jsonl"
     options = ("--executor", "processes", "--executor-option", "workers=2", "-O", "delay=0.01", "-j", "4")
     process = cli.start("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", *options)
-    _wait_for(lambda: out.exists() and out.stat().st_size)
+    wait_for_results(out, 1)
     os.kill(_worker_processes(process.pid)[0], signal.SIGKILL)
     assert 0 == process.wait(SECONDS)
     assert (
@@ -550,12 +534,12 @@ def test_a_killed_command_leaves_no_process(cli: Cli) -> None:
     ids, out = write_items(cli.work / "in.jsonl", 40), cli.work / "out.jsonl"
     command = ("batch", "in.jsonl", *DEMO, "-o", "out.jsonl", "--executor", "processes", "-O", "delay=0.01")
     process = cli.start(*command)
-    _wait_for(lambda: out.exists() and out.stat().st_size)
+    wait_for_results(out, 1)
     workers = _worker_processes(process.pid)
     process.kill()
     process.wait(SECONDS)
     assert [] != workers
-    _wait_for(lambda: not any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers))
+    wait_until(lambda: not any(Path(f"/proc/{worker}/cmdline").exists() for worker in workers))
     assert 0 == cli(*command).code
     assert ids == set(results(out))
 
@@ -565,7 +549,7 @@ def test_worker_processes_share_the_limits(cli: Cli) -> None:
     write_items(cli.work / "in.jsonl", 6)
     assert 0 == cli("config", "set", "batch.limits.openai.concurrency", "1").code
     with FakeServer(*[FakeReply.text("Yes.")] * 6) as server:
-        environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-batch"}
+        environment = as_openai(server)
         command = ("batch", "in.jsonl", "-m", "openai/m", "-o", "out.jsonl", "--executor", "processes")
         assert 0 == cli(*command, **environment).code
         assert 1 == len({request.connection for request in server.requests})
@@ -639,7 +623,7 @@ def test_the_budget_of_the_batch(cli: Cli) -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "cost": 0.6}
     reply = FakeReply.chunks(chat_chunk({"content": "Yes."}), chat_chunk({}, "stop", usage=usage))
     with FakeServer(*[reply] * 3) as server:
-        environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-batch"}
+        environment = as_openai(server)
         command = ("batch", "in.jsonl", "-m", "openai/m", "-o", "out.jsonl", "-j", "1", "--max-cost", "1")
         stopped = cli(*command, **environment)
         assert (4, 2) == (stopped.code, len(results(out)))
@@ -654,7 +638,7 @@ def test_refused_requests_are_repeated(cli: Cli, status: int) -> None:
     ids = write_items(cli.work / "in.jsonl", 8)
     refusals = [FakeReply.error(status, "Too many requests.", **{"retry-after": "0"})] * 4
     with FakeServer(*refusals, *[FakeReply.text("Yes.")] * 8) as server:
-        environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-batch"}
+        environment = as_openai(server)
         limits = ("--rpm", "60000", "--tpm", "1e9", "-j", "4")
         done = cli("batch", "in.jsonl", "-m", "openai/m", "-o", "out.jsonl", *limits, **environment)
         assert 12 == len(server.requests)
@@ -706,7 +690,7 @@ def test_stored_template(cli: Cli) -> None:
     assert {"a": {"name": "Ada", "age": 36}} == {
         name: line["value"] for name, line in results(cli.work / "out.jsonl").items()
     }
-    header = json.loads((cli.work / "records/a.jsonl").read_text().splitlines()[0])
+    header = read_lines(cli.work / "records/a.jsonl")[0]
     assert "For Ada" == header["system_prompt"]
     assert 2 == cli("batch", "in.jsonl", *DEMO, "-o", "x.jsonl", "-p", "person", "--prompt", "x").code
 

@@ -12,7 +12,7 @@ from tinyagent.testing import FakeServer
 from tinyagent.testing.server import FakeReply
 from tinyagent_cli.batch.openai_format import openai_item
 
-from .conftest import Cli
+from .conftest import Cli, as_openai, read_lines
 
 DOCUMENTED = (
     '{"custom_id": "request-1", "method": "POST", "url": "/v1/chat/completions", "body": {"model": '
@@ -49,11 +49,11 @@ def test_requests_are_sent(cli: Cli) -> None:
         + request("tools", USER, tools=[{"type": "function", "function": {"name": "f"}}]),
     )  # fmt: skip
     with FakeServer(*map(FakeReply.text, ("Hello.", "A cat.", "Three.", '{"age": 3}'))) as server:
-        environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-batch"}
+        environment = as_openai(server)
         done = cli("batch", "in.jsonl", "-o", "out.jsonl", "-j", "1", **environment)
         other = cli("batch", "in.jsonl", "-o", "x.jsonl", "-m", "demo", **environment)
         sent = [sent.json for sent in server.requests]
-    results = [json.loads(line) for line in (cli.work / "out.jsonl").read_text().splitlines()]
+    results = read_lines(cli.work / "out.jsonl")
     assert ["request-1", "image", "history", "schema"] == [result["id"] for result in results]
     assert ([1, 2, 3, 4], {"age": 3}) == ([result["line"] for result in results], results[3]["value"])
     assert "Line 5 is skipped: body.tools is not supported: name the tools with -t." in done.err
@@ -65,7 +65,7 @@ def test_requests_are_sent(cli: Cli) -> None:
     assert ["user", "assistant", "tool", "user"] == [message["role"] for message in sent[2]["messages"]]
     assert ("f", 0.5) == (sent[2]["messages"][1]["tool_calls"][0]["function"]["name"], sent[2]["temperature"])
     assert SCHEMA == sent[3]["response_format"]["json_schema"]["schema"]
-    found = {line["id"]: line for line in map(json.loads, (cli.work / "x.jsonl").read_text().splitlines())}
+    found = {line["id"]: line for line in read_lines(cli.work / "x.jsonl")}
     assert (1, True) == (other.code, found["request-1"]["ok"])  # by the demo
     assert "demo/demo accepts no fields of chat/completions: seed." == found["image"]["error"]["message"]
 

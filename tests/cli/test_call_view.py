@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyagent.testing import FakeServer
 from tinyagent_cli.run.call_view import call_view
 from tinyagent_cli.terminal.sanitise import exact
 
-from .conftest import Cli, FakeReply
-
-Serve = Callable[..., FakeServer]
+from .conftest import Cli, FakeReply, Serve
 
 VIEWS: dict[str, tuple[str, dict[str, object], str]] = {
     "a command": ("bash", {"command": "make test"}, "$ make test"),

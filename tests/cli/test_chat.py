@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import stat
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +12,7 @@ import pytest
 from tinyagent.testing import FakeServer, Wait
 from tinyagent.testing.server import chat_chunk
 
-from .conftest import TOOLS, Cli, FakeReply, Terminal
-
-ROOT = Path(__file__).resolve().parent.parent.parent
-Serve = Callable[..., FakeServer]
+from .conftest import ROOT, TOOLS, Cli, FakeReply, Serve, Terminal, message_text, read_lines, sent
 
 ENTER, ALT_ENTER, UP, CTRL_C, CTRL_D, TAB = "\r", "\x1b\r", "\x1b[A", "\x03", "\x04", "\t"
 
@@ -70,20 +64,10 @@ def _ask(terminal: Terminal, text: str, answer: str) -> None:
     terminal.expect_prompt()
 
 
-def _sent(server: FakeServer, number: int) -> list[tuple[str, str]]:
-    """Return the role and the text of each message of a request."""
-    return [(message["role"], _text(message)) for message in server.requests[number].json["messages"]]
-
-
-def _text(message: dict[str, Any]) -> str:
-    content = message["content"]
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content or ())
-
-
 def _session(cli: Cli) -> list[dict[str, Any]]:
-    [path] = (cli.home / "sessions").rglob("*.jsonl")
+    [path] = cli.sessions()
     assert 0o600 == stat.S_IMODE(path.stat().st_mode)
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return read_lines(path)
 
 
 def test_a_chat_is_one_conversation_and_one_session(cli: Cli, serve: Serve) -> None:
@@ -94,13 +78,13 @@ def test_a_chat_is_one_conversation_and_one_session(cli: Cli, serve: Serve) -> N
     _ask(terminal, "Italy?", "Rome")
     terminal.type(CTRL_D)
     assert 0 == terminal.end()
-    assert [("user", "France?"), ("assistant", "**Paris**"), ("user", "Italy?")] == _sent(server, 1)
+    assert [("user", "France?"), ("assistant", "**Paris**"), ("user", "Italy?")] == sent(server, 1)
     assert b"**" not in terminal.shown
     types = [line["type"] for line in _session(cli)]
     assert ("session", 2, "result") == (types[0], types.count("result"), types[-1])
     assert "session" not in types[1:]
     assert 0 == cli("run", "-c", "Switzerland?").code
-    assert 5 == len(_sent(server, 2))
+    assert 5 == len(sent(server, 2))
     assert 0 == cli("sessions", "show").code
 
 
@@ -114,7 +98,7 @@ def test_a_session_is_continued(cli: Cli, serve: Serve) -> None:
     _ask(terminal, "Italy?", "Rome")
     terminal.type(CTRL_D)
     assert 0 == terminal.end()
-    assert 3 == len(_sent(server, 1))
+    assert 3 == len(sent(server, 1))
 
 
 def test_ctrl_c_stops_the_reply_and_not_the_chat(cli: Cli, serve: Serve) -> None:
@@ -129,7 +113,7 @@ def test_ctrl_c_stops_the_reply_and_not_the_chat(cli: Cli, serve: Serve) -> None
     _ask(terminal, "Thanks", "Fine.")
     terminal.type(CTRL_D)
     assert 0 == terminal.end()
-    assert ("user", "Thanks") == _sent(server, 1)[-1]
+    assert ("user", "Thanks") == sent(server, 1)[-1]
     assert [False, True] == [line["ok"] for line in _session(cli) if line["type"] == "result"]
 
 
@@ -146,7 +130,7 @@ def test_a_message_to_a_stopped_reply_is_not_lost(cli: Cli, serve: Serve) -> Non
     _ask(terminal, UP, "Fine.")
     terminal.type(CTRL_D)
     assert 0 == terminal.end()
-    assert ("user", "with a cat") == _sent(server, 1)[-1]
+    assert ("user", "with a cat") == sent(server, 1)[-1]
 
 
 def test_an_error_is_wrapped_at_words(cli: Cli, serve: Serve) -> None:
@@ -178,7 +162,7 @@ def test_ctrl_c_removes_the_text(cli: Cli, serve: Serve) -> None:
     terminal.expect("Ctrl-D leaves the chat.")
     terminal.type(CTRL_D)
     assert 0 == terminal.end()
-    assert [("user", "right")] == _sent(server, 0)
+    assert [("user", "right")] == sent(server, 0)
 
 
 def test_what_is_typed_while_it_works_steers_or_follows(cli: Cli, serve: Serve) -> None:
@@ -199,8 +183,8 @@ def test_what_is_typed_while_it_works_steers_or_follows(cli: Cli, serve: Serve) 
     terminal.expect_prompt()
     terminal.type(CTRL_D)
     assert 0 == terminal.end()
-    assert ("user", "faster") == _sent(server, 1)[-1]
-    assert ("user", "then pack") == _sent(server, 2)[-1]
+    assert ("user", "faster") == sent(server, 1)[-1]
+    assert ("user", "then pack") == sent(server, 2)[-1]
     screen = terminal.screen(rows=200)
     answers = ["> faster", "Steered.", "> then pack", "Followed."]
     place = screen.index("Steered.") - 1
@@ -250,7 +234,7 @@ def test_a_prompt_has_several_lines(cli: Cli, serve: Serve, keys: str) -> None:
     _ask(terminal, keys, "Fine.")
     terminal.type(CTRL_D)
     assert 0 == terminal.end()
-    assert [("user", "one\ntwo")] == _sent(server, 0)
+    assert [("user", "one\ntwo")] == sent(server, 0)
 
 
 def test_an_error_of_the_provider_does_not_end_the_chat(cli: Cli, serve: Serve) -> None:
@@ -261,7 +245,7 @@ def test_an_error_of_the_provider_does_not_end_the_chat(cli: Cli, serve: Serve) 
     _ask(terminal, "/retry", "Fine.")
     terminal.type(CTRL_D)
     assert 0 == terminal.end()
-    assert [("user", "Hi")] == _sent(server, 1)
+    assert [("user", "Hi")] == sent(server, 1)
     assert [True] == [line["ok"] for line in _session(cli) if line["type"] == "result"]
 
 
@@ -277,9 +261,9 @@ def test_undo_removes_the_last_prompt_from_the_session(cli: Cli, serve: Serve) -
     terminal.expect("3 prompts · 3 turns · 9 tokens in, 6 out")
     terminal.type(CTRL_D)
     assert 0 == terminal.end()
-    assert [("user", "one"), ("assistant", "A."), ("user", "three")] == _sent(server, 2)
+    assert [("user", "one"), ("assistant", "A."), ("user", "three")] == sent(server, 2)
     prompts = [line["message"] for line in _session(cli) if line["type"] == "message_end"]
-    assert ["one", "A.", "three", "C."] == [_text(message) for message in prompts]
+    assert ["one", "A.", "three", "C."] == [message_text(message) for message in prompts]
 
 
 def test_settings_change_in_the_chat(cli: Cli, serve: Serve) -> None:
@@ -299,7 +283,7 @@ def test_settings_change_in_the_chat(cli: Cli, serve: Serve) -> None:
     body = server.requests[0].json
     assert ("gpt-5", "high") == (body["model"], body["reasoning_effort"])
     assert ["look", "write"] == [tool["function"]["name"] for tool in body["tools"]]
-    assert "Be brief." == _text(body["messages"][0])
+    assert "Be brief." == message_text(body["messages"][0])
 
 
 def test_sessions_are_named_forked_and_exported(cli: Cli, serve: Serve) -> None:
@@ -356,7 +340,7 @@ def test_commands_and_files_are_completed(cli: Cli, serve: Serve) -> None:
     terminal.type(CTRL_D)
     assert 0 == terminal.end()
     assert b"Added notes.txt (8 bytes)." in terminal.shown
-    assert "<file name='notes.txt'>\nBuy milk\n</file>\n\nRead @notes.txt" == _sent(server, 0)[0][1]
+    assert "<file name='notes.txt'>\nBuy milk\n</file>\n\nRead @notes.txt" == sent(server, 0)[0][1]
 
 
 def test_a_template_of_a_plugin_is_a_command(cli: Cli, serve: Serve) -> None:
@@ -377,8 +361,8 @@ def test_a_template_of_a_plugin_is_a_command(cli: Cli, serve: Serve) -> None:
     terminal.expect_prompt()
     terminal.type(CTRL_D)
     assert 0 == terminal.end()
-    assert ("user", "About green tea\n\nBe brief; don't argue.") == _sent(server, 0)[-1]
-    assert ("user", "About /tools") == _sent(server, 1)[-1]
+    assert ("user", "About green tea\n\nBe brief; don't argue.") == sent(server, 0)[-1]
+    assert ("user", "About /tools") == sent(server, 1)[-1]
 
 
 def test_a_template_that_is_not_sent(cli: Cli, serve: Serve) -> None:
@@ -406,7 +390,7 @@ def test_a_template_that_is_not_sent(cli: Cli, serve: Serve) -> None:
     terminal.expect_prompt()
     terminal.type(CTRL_D)
     assert 0 == terminal.end()
-    assert [("user", "Again")] == _sent(server, 0)
+    assert [("user", "Again")] == sent(server, 0)
 
 
 def test_templates_are_listed_and_completed(cli: Cli, serve: Serve) -> None:
@@ -450,7 +434,7 @@ def test_the_history_of_prompts_is_private_and_lasts(cli: Cli, serve: Serve) -> 
         _ask(terminal, keys, answer)
         terminal.type(CTRL_D)
         assert 0 == terminal.end()
-    assert [("user", "A prompt")] == _sent(server, 1)
+    assert [("user", "A prompt")] == sent(server, 1)
     assert 0o600 == stat.S_IMODE((cli.home / "chat-history").stat().st_mode)
 
 

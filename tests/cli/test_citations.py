@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 from tinyagent import jsonl
-from tinyagent.testing import FakeServer
 
-from .conftest import Cli, FakeReply
-
-Serve = Callable[..., FakeServer]
+from .conftest import Cli, FakeReply, Serve
 
 CITATION = {
     "type": "url_citation",

@@ -6,9 +6,7 @@ import json
 import re
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,10 +16,8 @@ from tinyagent.testing.grammar import check_grammar
 from tinyagent.testing.server import chat_chunk
 from tinyagent.testing.wires import AnthropicWire, ChatWire, ResponsesWire, Script, Wire
 
-from .conftest import ROOT, SECONDS, Cli, FakeReply, Terminal
+from .conftest import ROOT, SECONDS, Cli, FakeReply, Serve, Terminal, message_text, read_lines, sent
 from .documents import blocks
-
-Serve = Callable[..., FakeServer]
 
 WINDOW = "context_window = 2000\n"
 LONG = "x" * 3000
@@ -46,19 +42,14 @@ def answer(text: str, used: int = 1) -> FakeReply:
     )
 
 
-def sent(server: FakeServer, number: int) -> list[tuple[str, str]]:
+def beginnings(server: FakeServer, number: int) -> list[tuple[str, str]]:
     """Return the role and the beginning of the text of each message of a request."""
-    return [(message["role"], _text(message)[:20]) for message in server.requests[number].json["messages"]]
-
-
-def _text(message: dict[str, Any]) -> str:
-    content = message["content"]
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content or ())
+    return [(role, text[:20]) for role, text in sent(server, number)]
 
 
 def session_of(cli: Cli) -> Path:
     """Return the only session file."""
-    [path] = (cli.home / "sessions").rglob("*.jsonl")
+    [path] = cli.sessions()
     return path
 
 
@@ -77,15 +68,15 @@ def test_a_session_is_compacted_and_keeps_everything(cli: Cli, serve: Serve) -> 
     done = cli("run", "-c", "3")
     assert (0, "Three.\n") == (done.code, done.out)
     assert "Compacted near the limit: a summary replaces 2 messages (~1,7" in done.err
-    assert ["system", "user"] == [role for role, _ in sent(server, 2)]
+    assert ["system", "user"] == [role for role, _ in beginnings(server, 2)]
     assert "tools" not in server.requests[2].json
     expected = [("user", "The earlier part of "), ("user", "2"), ("assistant", "Two."), ("user", "3")]
-    assert expected == sent(server, 3)
+    assert expected == beginnings(server, 3)
     assert 0 == cli("run", "-c", "4").code
-    assert [*expected, ("assistant", "Three."), ("user", "4")] == sent(server, 4)
+    assert [*expected, ("assistant", "Three."), ("user", "4")] == beginnings(server, 4)
     path = session_of(cli)
     whole = jsonl.messages(path.read_bytes(), whole=True)
-    assert ["1", ONE, "2", "Two.", "3", "Three.", "4", "Four."] == [_text(dict(one)) for one in whole]
+    assert ["1", ONE, "2", "Two.", "3", "Three.", "4", "Four."] == [message_text(one) for one in whole]
     assert 0 == cli("events", "validate", path).code
     shown = cli("sessions", "show").out
     assert shown.index("> 3") < shown.index("Compacted near the limit: ") < shown.index("Three.")
@@ -105,7 +96,7 @@ def test_compaction_is_switched_off(cli: Cli, serve: Serve, off: str) -> None:
     assert 0 == cli("run", "-m", "local/m", "1").code
     assert 0 == cli("run", "-c", *options, "2").code
     done = cli("run", "-c", *options, "3")
-    assert (1, 5) == (done.code, len(sent(server, 2)))
+    assert (1, 5) == (done.code, len(beginnings(server, 2)))
     assert "maximum context length" in done.err
 
 
@@ -121,9 +112,9 @@ def test_a_request_that_was_too_long_is_sent_again(cli: Cli, serve: Serve) -> No
     done = cli("run", "-m", "local/m", "-t", "look.py", "--record", "run.jsonl", "Look around")
     assert (0, "Done.\n") == (done.code, done.out)
     assert "Too long, so compacted: a summary" in done.err
-    roles = [role for role, _ in sent(server, 5)]
+    roles = [role for role, _ in beginnings(server, 5)]
     assert ["user", "user", "assistant", "tool"] == roles
-    assert ("user", "Look around") == sent(server, 5)[1]
+    assert ("user", "Look around") == beginnings(server, 5)[1]
     check_grammar(jsonl.read((cli.work / "run.jsonl").read_bytes()))
     assert 0 == cli("events", "validate", "run.jsonl").code
     again = cli("run", "-m", "replay:run.jsonl", "-t", "look.py", "Look around")
@@ -161,7 +152,7 @@ def test_a_second_overflow_ends_the_run(cli: Cli, serve: Serve) -> None:
     assert (1, "context_overflow", 5) == (done.code, done.result["error"]["kind"], len(server.requests))
     check_grammar(jsonl.read(done.out))
     assert 0 == cli("run", "-c", "again").code
-    assert "The earlier part of " == sent(server, 5)[0][1]
+    assert "The earlier part of " == beginnings(server, 5)[0][1]
     assert 0 == cli("events", "validate", session_of(cli)).code
 
 
@@ -172,7 +163,7 @@ def test_a_summary_that_fails_loses_nothing(cli: Cli, serve: Serve, bad: FakeRep
     assert 0 == cli("run", "-m", "local/m", "1").code
     assert 0 == cli("run", "-c", "2").code
     done = cli("run", "-c", "3")
-    assert (0, "Three.\n", 5) == (done.code, done.out, len(sent(server, 3)))
+    assert (0, "Three.\n", 5) == (done.code, done.out, len(beginnings(server, 3)))
     assert "Warning: The conversation could not be compacted: " in done.err
     assert 0 == cli("events", "validate", session_of(cli)).code
 
@@ -279,7 +270,7 @@ def test_an_interrupted_summary_leaves_a_valid_session(cli: Cli, serve: Serve) -
     assert 0 == cli("events", "validate", session_of(cli)).code
     server = serve(answer("Three."))
     assert 0 == cli("run", "-c", "again").code
-    assert ["1", ONE[:20], "2", "Two.", "3", "again"] == [text for _, text in sent(server, 0)]
+    assert ["1", ONE[:20], "2", "Two.", "3", "again"] == [text for _, text in beginnings(server, 0)]
 
 
 def test_a_closed_pipe_during_the_summary_ends_the_run(cli: Cli, serve: Serve) -> None:
@@ -296,7 +287,7 @@ def test_a_closed_pipe_during_the_summary_ends_the_run(cli: Cli, serve: Serve) -
     assert 0 == cli("events", "validate", session_of(cli)).code
     assert 0 == cli("run", "-c", "again").code
     expected = ["The earlier part of ", "2", "Two.", "3", "again"]
-    assert expected == [text for _, text in sent(server, 3)]
+    assert expected == [text for _, text in beginnings(server, 3)]
 
 
 # ---- a chat --------------------------------------------------------------------------------------------
@@ -330,15 +321,14 @@ def test_a_chat_is_compacted_by_a_command(cli: Cli, serve: Serve) -> None:
     _ask(terminal, "/compact Keep the numbers", "Compacted: a summary replaces 2 messages")
     _ask(terminal, "/cost", "2 prompts · 2 turns · 1 compaction · 42 tokens in")
     _ask(terminal, "3", "Three.")
-    assert [("user", "The earlier part of "), ("user", "2"), ("assistant", "Two."), ("user", "3")] == sent(
-        server, 3
-    )
-    assert "Keep the numbers" in _text(server.requests[2].json["messages"][-1])
+    expected = [("user", "The earlier part of "), ("user", "2"), ("assistant", "Two."), ("user", "3")]
+    assert expected == beginnings(server, 3)
+    assert "Keep the numbers" in sent(server, 2)[-1][1]
     _ask(terminal, "/undo", "The last prompt and its reply are removed.")
     _ask(terminal, "/undo", "The compaction is undone.")
     _ask(terminal, "4", "Four.")
     _leave(terminal)
-    assert ["1", ONE[:20], "2", "Two.", "4"] == [text for _, text in sent(server, 4)]
+    assert ["1", ONE[:20], "2", "Two.", "4"] == [text for _, text in beginnings(server, 4)]
     path = session_of(cli)
     assert b"compaction" not in path.read_bytes()
     assert 0 == cli("events", "validate", path).code
@@ -365,7 +355,7 @@ def test_a_continued_chat_is_compacted_and_undone(cli: Cli, serve: Serve) -> Non
     terminal.type("/undo\r")
     terminal.expect("There is no prompt to remove.")
     _leave(terminal)
-    assert ["1"] == [text for _, text in sent(server, 4)]
+    assert ["1"] == [text for _, text in beginnings(server, 4)]
     assert 1 == len(session_of(cli).read_bytes().splitlines())
 
 
@@ -390,7 +380,7 @@ def test_a_compaction_is_stopped_and_what_was_typed_is_sent(cli: Cli, serve: Ser
     terminal.expect("Three.")
     terminal.expect_prompt()
     _leave(terminal)
-    assert ["1", ONE[:20], "2", "Two.", "3"] == [text for _, text in sent(server, -1)]
+    assert ["1", ONE[:20], "2", "Two.", "3"] == [text for _, text in beginnings(server, -1)]
     assert 0 == cli("events", "validate", session_of(cli)).code
 
 
@@ -410,10 +400,9 @@ def test_a_message_that_came_too_late_for_a_reply_is_sent_as_a_prompt(cli: Cli, 
     terminal.expect("A dog.")
     terminal.expect_prompt()
     _leave(terminal)
-    assert ("user", "with a cat") == sent(server, 1)[-1]
-    assert ("user", "and a dog") == sent(server, 2)[-1]
-    lines = [json.loads(line) for line in session_of(cli).read_bytes().splitlines()]
-    assert [True] * 3 == [line["ok"] for line in lines if line["type"] == "result"]
+    assert ("user", "with a cat") == beginnings(server, 1)[-1]
+    assert ("user", "and a dog") == beginnings(server, 2)[-1]
+    assert [True] * 3 == [line["ok"] for line in read_lines(session_of(cli)) if line["type"] == "result"]
 
 
 # ---- the documentation -----------------------------------------------------------------------------------

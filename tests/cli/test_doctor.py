@@ -10,13 +10,11 @@ from typing import Any
 
 import pytest
 
-from tinyagent.testing import FakeServer
 from tinyagent_cli.plugins import check as plugin_check
 from tinyagent_cli.plugins.discovery import Plugin
 
-from .conftest import Cli, FakeReply
+from .conftest import Cli, FakeReply, Serve
 
-Serve = Callable[..., FakeServer]
 pytestmark = pytest.mark.usefixtures("pip")
 
 MODELS = FakeReply.json({"data": [{"id": "m"}]})

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from tinyagent.errors import ConfigurationError
-from tinyagent.testing import FakeServer
 from tinyagent_cli.config.endpoints import AZURE_API_VERSION, azure_url, ollama_url
 
-from .conftest import Cli, FakeReply
+from .conftest import Cli, FakeReply, Serve
 
-Serve = Callable[..., FakeServer]
 KEY = "sk-test-CANARY-0123456789"
 
 

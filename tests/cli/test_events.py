@@ -11,27 +11,16 @@ from typing import Any
 
 import pytest
 
-from tinyagent.testing import FakeServer
-
-from .conftest import ROOT, SECONDS, Cli, FakeReply
+from .conftest import ROOT, SECONDS, Cli, FakeReply, Serve, read_lines
 from .page_records import RecordWriter
 
 GUIDE = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
 FILTERS = ("text", "stats", "tools")
 
 
-@pytest.fixture
-def record(cli: Cli) -> Path:
-    """The record of a run with one tool call."""
-    path = cli.work / "run.jsonl"
-    done = cli("run", "-m", "demo", "-t", "calc", "-o", path, "What is 6 * 7?")
-    assert 0 == done.code, done.err
-    return path
-
-
 def edited(record: Path, edit: Callable[[list[dict[str, Any]]], None]) -> bytes:
     """The record after a change of its lines."""
-    lines = [json.loads(line) for line in record.read_bytes().splitlines()]
+    lines = read_lines(record)
     edit(lines)
     return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
 
@@ -47,7 +36,7 @@ def position(lines: list[dict[str, Any]], kind: str) -> int:
 def test_a_file_a_session_and_a_pipe_give_the_same(cli: Cli, record: Path) -> None:
     """The replies are printed from a file, from standard input, and from a session by name and by id."""
     cli("run", "-m", "demo", "-t", "calc", "--session", "trip", "What is 6 * 7?")
-    header = json.loads((cli.home / "sessions/named/trip.jsonl").read_bytes().splitlines()[0])
+    header = read_lines(cli.home / "sessions/named/trip.jsonl")[0]
     outputs = [
         cli("events", "text", record),
         cli("events", "text", stdin=record.read_bytes()),
@@ -198,7 +187,7 @@ def test_stats_add_up_the_runs_of_a_session(cli: Cli) -> None:
     found = json.loads(cli("events", "stats", "sums", "--json").out)
     assert (2, 4, 2) == (found["runs"], found["turns"], found["tool_calls"])
     file = cli.home / "sessions/named/sums.jsonl"
-    results = [json.loads(line) for line in file.read_bytes().splitlines() if b'"type":"result"' in line]
+    results = [line for line in read_lines(file) if line["type"] == "result"]
     assert sum(result["usage"]["total"] for result in results) == found["usage"]["total"]
     shown = cli("events", "stats", "sums").out
     assert re.search(r"^Runs +2$", shown, re.MULTILINE)
@@ -266,7 +255,7 @@ def test_stats_have_the_time_of_compactions(cli: Cli) -> None:
 def test_tools_list_arguments_result_and_duration(cli: Cli, record: Path) -> None:
     """Each call is one line for people, with its result below, and one object for programs."""
     assert re.fullmatch(r"✓ calc 6 \* 7  \d+\.\d s\n    42\n", cli("events", "tools", record).out)
-    (call,) = [json.loads(line) for line in cli("events", "tools", record, "--json").out.splitlines()]
+    (call,) = cli("events", "tools", record, "--json").lines
     assert {"expression": "6 * 7"} == call["arguments"]
     assert [{"type": "text", "text": "42"}] == call["result"]["content"]
     assert (1, 1, "calc", False) == tuple(call[key] for key in ("run", "turn", "name", "is_error"))
@@ -297,7 +286,7 @@ def test_records_and_sessions_are_valid(cli: Cli, record: Path) -> None:
         assert "is valid" in done.err
 
 
-def test_the_records_of_failures_are_valid(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_the_records_of_failures_are_valid(cli: Cli, serve: Serve) -> None:
     """A run that failed, before or after its first request, has a valid record."""
     serve(FakeReply([b"broken"], status=400))
     for model in ("replay:missing", "local/m"):

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 
 from tinyagent.testing import FakeServer
 
-from .conftest import TOOLS, Cli, FakeReply
+from .conftest import TOOLS, Cli, FakeReply, Serve, tool_result
 
-Serve = Callable[..., FakeServer]
 RUN = ("run", "-m", "local/m", "-t", "mytools.py")
 HEAD = "import asyncio, time\nfrom tinyagent import AgentToolResult, ToolCallDecision, hookimpl\n@hookimpl\n"
 BEFORE = HEAD + "{how}def tinyagent_before_tool_call(call):\n    {body}\n"
 AFTER = HEAD + "{how}def tinyagent_after_tool_call(call, result, is_error):\n    {body}\n"
-
-
-def tool_result(server: FakeServer) -> str:
-    """Return the result of the tool call that the model got."""
-    text: str = server.requests[-1].json["messages"][-1]["content"]
-    return text
 
 
 @pytest.fixture
@@ -223,7 +215,7 @@ def test_a_sink_gets_the_agent_and_the_session(cli: Cli, serve: Serve) -> None:
     cli.install("log", ATTACHED.format(body="pass"), "hooks")
     cli("run", "-m", "local/m", "Hi")
     cli("run", "-m", "local/m", "--no-session", "Hi")
-    [session] = (cli.home / "sessions").rglob("*.jsonl")
+    [session] = cli.sessions()
     saved = json.loads(session.read_text().splitlines()[0])["id"]
     assert [f"m {saved}", "m None"] == (cli.work / "attached").read_text().splitlines()
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 
 from tinyagent.testing import FakeReply, FakeServer
 
-from .conftest import Cli
+from .conftest import Cli, Serve
 from .test_shell_completion import offered
 
 NOTES = """
@@ -34,7 +33,7 @@ def tinyagent_read_input(argument):
 
 
 @pytest.fixture
-def model(cli: Cli, serve: Callable[..., FakeServer]) -> FakeServer:
+def model(cli: Cli, serve: Serve) -> FakeServer:
     """Start a model server, and install the plugin."""
     cli.install("notes", NOTES, "inputs")
     return serve(*[FakeReply.text("Done.")] * 4)

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import stat
 import tomllib
-from collections.abc import Callable
 
 import pytest
 
-from tinyagent.testing import FakeServer
-
-from .conftest import Cli, FakeReply
+from .conftest import Cli, FakeReply, Serve
 from .test_shell_completion import offered
 
-Serve = Callable[..., FakeServer]
 KEY = "sk-test-CANARY"
 KEYRING = """
 import json

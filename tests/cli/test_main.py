@@ -231,13 +231,6 @@ def test_completion_prints_a_script(cli: Cli, shell: str) -> None:
     assert "_TINYAGENT_COMPLETE" in done.out
 
 
-def test_a_full_disk_is_an_error_everywhere(cli: Cli) -> None:
-    """A list that cannot be written is a failure."""
-    done = cli.shell("$T models list > /dev/full")
-    assert 1 == done.code
-    assert "No space left on device" in done.err
-
-
 @pytest.mark.usefixtures("new_processes")
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_no_encoding_makes_a_command_fail(cli: Cli, encoding: str) -> None:

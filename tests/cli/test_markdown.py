@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import unicodedata
-from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -13,15 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from tinyagent.testing import FakeServer, Wait
+from tinyagent.testing import Wait
 from tinyagent.testing.server import chat_chunk
 from tinyagent_cli.terminal.blocks import BlockSplitter
 from tinyagent_cli.terminal.highlighting import highlighted
 from tinyagent_cli.terminal.markdown import MarkdownPrinter
 
-from .conftest import Cli, FakeReply
+from .conftest import Cli, FakeReply, Serve
 
-Serve = Callable[..., FakeServer]
 RUN = ("run", "-m", "local/m")
 OURS = r"\x1b\[[0-9;]*m|\x1b\]8;(?:id=\d+)?;[!-~]*\x1b\\"
 """What may be written beside text: colours, and links to an address without blanks and controls."""

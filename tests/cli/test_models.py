@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import stat
 import tomllib
-from collections.abc import Callable
 
 import pytest
 
-from tinyagent.testing import FakeServer
 from tinyagent_cli.plugins.model_names import similar
 
-from .conftest import Cli, FakeReply
+from .conftest import Cli, FakeReply, Serve, as_openai
 from .test_shell_completion import offered
 
-Serve = Callable[..., FakeServer]
 MODELS = FakeReply.json(
     {
         "data": [
@@ -50,7 +47,7 @@ def test_without_a_name_it_lists_the_providers(cli: Cli) -> None:
     assert "CANARY" not in text.out
 
 
-def test_with_a_name_it_asks_the_provider(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_with_a_name_it_asks_the_provider(cli: Cli, serve: Serve) -> None:
     """The models are listed in the form of -m, and the request has the key."""
     reply = FakeReply.json({"data": [{"id": "b", "context_length": 8}, {"id": "a/x"}]})
     server = serve(reply, reply, more='api_key_env = "LOCAL_KEY"\n')
@@ -63,7 +60,7 @@ def test_with_a_name_it_asks_the_provider(cli: Cli, serve: Callable[..., FakeSer
     assert ["a/x", "b"] == [model["id"] for model in listed]
 
 
-def test_what_cannot_be_listed(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_what_cannot_be_listed(cli: Cli, serve: Serve) -> None:
     """An unknown provider or one without a list gives exit code 3; a failed server gives 1."""
     assert "Unknown provider 'nope'" in cli("models", "list", "nope").err
     none = cli("models", "list", "proxy")
@@ -77,11 +74,11 @@ def test_what_cannot_be_listed(cli: Cli, serve: Callable[..., FakeServer]) -> No
     assert "404" in failed.err
 
 
-def test_prices_and_context_windows(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_prices_and_context_windows(cli: Cli, serve: Serve) -> None:
     """Missing prices are filled in from list prices; unknown models have none."""
     known = {"data": [{"id": "gpt-4o"}, {"id": "novel"}, {"id": "own", "pricing": {"prompt": "0.000001"}}]}
     server = serve(FakeReply.json(known), FakeReply.json(known))
-    environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-CANARY"}
+    environment = as_openai(server)
     listed = json.loads(cli("models", "list", "openai", "--json", **environment).out)
     fields = ("context_window", "input_price", "output_price")
     facts = {model["id"]: tuple(model[name] for name in fields) for model in listed}

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 
 import pytest
 
-from tinyagent.testing import FakeServer
 from tinyagent.testing.server import chat_chunk
 from tinyagent_cli.terminal.code_blocks import extract_code
 
-from .conftest import ROOT, TOOLS, Cli, FakeReply
+from .conftest import ROOT, TOOLS, Cli, FakeReply, Serve, read_lines
 
-Serve = Callable[..., FakeServer]
 RUN = ("run", "-m", "local/m")
 REPLY = "Try this:\n\n```sh\necho one\n```\n\n1. or\n\n   ~~~\n   echo two\n     indented\n   ~~~\n\nDone."
 
@@ -50,7 +47,7 @@ def test_only_the_code_is_printed(cli: Cli, serve: Serve, flag: str, shown: str)
     """-x prints the first code block and -xx the last one, byte by byte; the record has the whole reply."""
     serve(FakeReply.text(*REPLY))
     assert (0, shown, "") == cli(*RUN, flag, "-o", "run.jsonl", "Hi")
-    assert REPLY == json.loads((cli.work / "run.jsonl").read_text().splitlines()[-1])["text"]
+    assert REPLY == read_lines(cli.work / "run.jsonl")[-1]["text"]
 
 
 def test_the_code_of_the_last_reply_counts(cli: Cli, serve: Serve) -> None:
@@ -66,7 +63,7 @@ def test_a_reply_without_code_is_incomplete(cli: Cli, serve: Serve) -> None:
     done = cli(*RUN, "-x", "-o", "run.jsonl", "Hi")
     assert (4, "") == (done.code, done.out)
     assert done.err.startswith("I would rather not.\nError: The reply has no fenced code block.\n")
-    last = json.loads((cli.work / "run.jsonl").read_text().splitlines()[-1])
+    last = read_lines(cli.work / "run.jsonl")[-1]
     assert (4, "no_code_block") == (last["exit_code"], last["error"]["kind"])
 
 
@@ -120,9 +117,8 @@ def test_one_object_at_the_end(cli: Cli, serve: Serve) -> None:
     result = json.loads(done.out)
     assert ("result", True, "Seen.", 2) == tuple(result[key] for key in ("type", "ok", "text", "turns"))
     assert {"input", "output"} <= result["usage"].keys()
-    record = (cli.work / "run.jsonl").read_text().splitlines()
-    last = json.loads(record[-1])
-    assert "session" == json.loads(record[0])["type"]
+    first, *_, last = read_lines(cli.work / "run.jsonl")
+    assert "session" == first["type"]
     assert {**result, "time": 0} == {**last, "time": 0}
 
 

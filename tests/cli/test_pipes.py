@@ -6,17 +6,13 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tinyagent.testing import FakeServer
 from tinyagent.testing.server import Hold, Wait, chat_chunk, sse
 
-from .conftest import SECONDS, TOOLS, Cli, FakeReply
-
-Serve = Callable[..., FakeServer]
+from .conftest import SECONDS, TOOLS, Cli, FakeReply, Serve, read_lines
 
 
 def slow(*pieces: str) -> FakeReply:
@@ -64,7 +60,7 @@ def test_the_record_of_a_closed_pipe_is_complete(cli: Cli, serve: Serve) -> None
     """-o FILE is complete and agrees with the exit code, even if standard output is closed."""
     serve(FakeReply.chunks(*[chat_chunk(f"line {n}\n" * 50) for n in range(2000)]))
     done = cli.shell("$T run -o run.jsonl -m local/m Hi | head -1")
-    result = last_line((cli.work / "run.jsonl").read_bytes())
+    result = read_lines(cli.work / "run.jsonl")[-1]
     assert (141, 141, "broken_pipe") == (done.code, result["exit_code"], result["error"]["kind"])
 
 
@@ -179,7 +175,6 @@ def test_no_stdin_does_not_wait(cli: Cli, serve: Serve) -> None:
 )
 def test_a_signal_ends_the_run_cleanly(cli: Cli, serve: Serve, signum: int, code: int) -> None:
     """A signal completes the record with the text so far, and the exit code is 128 plus its number."""
-    code = 128 + signum
     serve(slow("one ", "two"))
     process = cli.start("run", "--jsonl", "-m", "local/m", "Hi")
     seen = b""

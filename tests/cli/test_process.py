@@ -8,17 +8,16 @@ import resource
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tinyagent.testing import FakeServer
+from tests.waiting import wait_until
 from tinyagent.testing.server import FakeReply, Hold
 from tinyagent_cli.run.lifetime import ENDING_S
 from tinyagent_cli.run.process_exit import ATEXIT_S, THREADS_S
 
-from .conftest import SECONDS, Cli, Done
+from .conftest import SECONDS, Cli, Done, Serve, read_lines
 
 pytestmark = pytest.mark.usefixtures("new_processes")
 
@@ -137,7 +136,7 @@ def test_the_clock_runs_while_a_tool_blocks_the_event_loop(cli: Cli) -> None:
     done, timeout = run_limited_in_tool(cli, "./block.py", "block")
     timed_out(done, timeout)
     assert 1000 * ENDING_S <= done.result["duration_ms"]
-    assert done.result["error"] == json.loads((cli.work / "run.jsonl").read_bytes().splitlines()[-1])["error"]
+    assert done.result["error"] == read_lines(cli.work / "run.jsonl")[-1]["error"]
 
 
 def test_c_code_that_keeps_the_interpreter_lock_cannot_hold_up_the_exit(cli: Cli) -> None:
@@ -164,7 +163,7 @@ def test_a_limit_that_is_never_reached(cli: Cli, seconds: str) -> None:
     assert 0 == cli("run", "-m", "demo", "--timeout", seconds, "Hi").code
 
 
-def test_limits_that_make_no_sense(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_limits_that_make_no_sense(cli: Cli, serve: Serve) -> None:
     """NaN, zero and negative limits are usage errors; a millisecond is a limit."""
     assert [2, 2, 2] == [
         cli("run", "-m", "demo", "--timeout", text, "Hi").code for text in ("nan", "0", "-1")
@@ -181,8 +180,7 @@ def test_a_signal_while_a_tool_file_is_imported(cli: Cli, signum: int, code: int
     """The record is complete, and there is no traceback."""
     cli.file("slow.py", "open('started', 'w').close()\n" + SLOW_IMPORT)
     process = cli.start("run", "--jsonl", "-m", "demo", "-t", "./slow.py", "Hi")
-    while not (cli.work / "started").exists():
-        time.sleep(0.01)
+    wait_until((cli.work / "started").exists)
     process.send_signal(signum)
     out, err = process.communicate(timeout=SECONDS)
     done = Done(process.returncode, out.decode(), err.decode())
@@ -194,8 +192,7 @@ def test_two_signals_kill_while_c_code_keeps_the_interpreter_lock(cli: Cli) -> N
     """A second signal kills the process, even if no Python code can run."""
     cli.file("locks.py", KEEPS_THE_LOCK)
     process = cli.start("run", "-m", "demo", "-t", "./locks.py", "lock")
-    while not (cli.work / "started").exists():
-        time.sleep(0.01)
+    wait_until((cli.work / "started").exists)
     while process.poll() is None:
         process.send_signal(signal.SIGINT)
         time.sleep(0.01)
@@ -364,10 +361,7 @@ def test_worker_processes_do_not_outlive_the_run(cli: Cli) -> None:
         except (FileNotFoundError, ProcessLookupError):  # The second if it ends while it is read.
             return False
 
-    deadline = time.monotonic() + SECONDS
-    while runs():  # Init may take a moment to collect it.
-        assert time.monotonic() < deadline, "the worker process is still there"
-        time.sleep(0.01)
+    wait_until(lambda: not runs(), "the end of the worker process")  # Init may take a moment to collect it.
 
 
 # ---- memory ------------------------------------------------------------------------------------------

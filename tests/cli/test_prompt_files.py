@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,8 +14,6 @@ from tinyagent import jsonl
 from tinyagent.testing.server import FakeReply, FakeServer
 
 from .conftest import Cli, Done
-
-Serve = Callable[..., FakeServer]
 
 WEB = """
 import httpcore

@@ -6,19 +6,17 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tinyagent.testing import FakeReply, FakeServer
+from tinyagent.testing import FakeReply
 from tinyagent.testing.server import chat_chunk
 
-from .conftest import ROOT, Cli
+from .conftest import ROOT, Cli, Serve
 from .documents import Block, blocks, run_block
 
 README = ROOT / "README.md"
-Serve = Callable[..., FakeServer]
 
 
 def block_with(text: str) -> Block:

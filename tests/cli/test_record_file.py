@@ -6,26 +6,22 @@ import json
 import os
 import signal
 import stat
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tinyagent.testing import FakeServer
+from tests.waiting import wait_until
 from tinyagent.testing.server import Hold, chat_chunk, sse
 
-from .conftest import Cli, FakeReply
+from .conftest import Cli, FakeReply, Serve, read_lines
 
-Serve = Callable[..., FakeServer]
 OLDER = b'{"type":"session"}\n{"type":"result","ok":true}\n'
 
 
 def result(path: Path) -> dict[str, Any]:
-    """The last line of a record."""
-    line: dict[str, Any] = json.loads(path.read_bytes().splitlines()[-1])
-    return line
+    """Return the last line of a record."""
+    return read_lines(path)[-1]
 
 
 def left_over(cli: Cli) -> list[str]:
@@ -83,9 +79,7 @@ def test_a_killed_run_leaves_a_partial_record(cli: Cli, serve: Serve) -> None:
     serve(FakeReply([sse(chat_chunk("one ")), Hold()]))
     process = cli.start("run", "-m", "local/m", "-o", older, "Hi")
     partial = cli.work / f"older.jsonl.{process.pid}.partial"
-    while not partial.exists() or b"text_delta" not in partial.read_bytes():
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_until(lambda: partial.exists() and b"text_delta" in partial.read_bytes())
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert OLDER == older.read_bytes()
@@ -168,7 +162,7 @@ def test_a_symbolic_link_stays(cli: Cli) -> None:
 @pytest.mark.parametrize("target", ["/dev/stderr", ">(cat >&2)", "/dev/fd/3 3>&2"])
 def test_descriptors_are_written_as_they_are(cli: Cli, target: str) -> None:
     """/dev/stderr, /dev/fd/N and process substitution are written directly."""
-    done = cli.shell(f"$T run -q -m demo -o {target} Hi; sleep 0.2")
+    done = cli.shell(f"$T run -q -m demo -o {target} Hi")
     assert "result" == json.loads(done.err.splitlines()[-1])["type"]
 
 

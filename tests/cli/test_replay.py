@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import SECONDS, Cli
+from .conftest import SECONDS, Cli, read_lines
 
 HOUR = 3_600_000
 CLOSING = "demo · 11 tokens in, 17 out"
 
 
-@pytest.fixture
-def record(cli: Cli) -> Path:
-    """The record of a run with one tool call."""
-    path = cli.work / "run.jsonl"
-    done = cli("run", "-m", "demo", "-t", "calc", "-o", path, "What is 6 * 7?")
-    assert 0 == done.code, done.err
-    return path
-
-
 def set_times(record: Path, time_of: Callable[[int, dict[str, Any]], int]) -> None:
     """Replace the times of the lines, by the number of the line and the line."""
-    lines = [json.loads(line) for line in record.read_bytes().splitlines()]
+    lines = read_lines(record)
     for number, line in enumerate(lines):
         if "time" in line:
             line["time"] = time_of(number, line)
@@ -173,14 +162,11 @@ def test_a_speed_that_is_no_amount_is_refused(cli: Cli, record: Path, speed: str
     assert "--speed" in done.err
 
 
-def test_a_full_disk_and_a_closed_pipe_end_the_replay(cli: Cli, record: Path) -> None:
+def test_a_full_disk_and_a_closed_pipe_end_the_replay(cli: Cli, record: Path, closed_pipe: int) -> None:
     """A full disk is an error; a reader that left is not reported."""
     full = cli.shell("$T replay run.jsonl > /dev/full")
     assert (1, True) == (full.code, "No space left on device" in full.err)
-    reader, writer = os.pipe()
-    os.close(reader)
-    process = cli.start("replay", record, stdin=subprocess.DEVNULL, stdout=writer)
-    os.close(writer)
+    process = cli.start("replay", record, stdout=closed_pipe)
     _, err = process.communicate(timeout=SECONDS)
     assert (141, b"") == (process.returncode, err)
 

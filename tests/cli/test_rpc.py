@@ -27,7 +27,7 @@ from tinyagent.testing import Wait
 from tinyagent.testing.server import chat_chunk
 from tinyagent_cli.rpc.schema import schema
 
-from .conftest import ROOT, SECONDS, TOOLS, Cli, FakeReply, FakeServer
+from .conftest import LEAVING, ROOT, SECONDS, TOOLS, Cli, FakeReply, Serve
 from .documents import blocks
 
 Line = dict[str, Any]
@@ -306,7 +306,7 @@ def test_an_open_question_is_refused_at_the_end_of_input(
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n....").decode()
 
 
-def test_images(start: Callable[..., tuple[Client, Any]], serve: Callable[..., FakeServer]) -> None:
+def test_images(start: Callable[..., tuple[Client, Any]], serve: Serve) -> None:
     """They come before the text, as data in base64, as pi's clients send it, or as a URL."""
     server = serve(*[FakeReply.text("A cat.")] * 2)
     client, process = start(model="local/m")
@@ -380,9 +380,7 @@ def template(cli: Cli, name: str, text: str) -> None:
     path.write_text(text)
 
 
-def test_a_template(
-    cli: Cli, start: Callable[..., tuple[Client, Any]], serve: Callable[..., FakeServer]
-) -> None:
+def test_a_template(cli: Cli, start: Callable[..., tuple[Client, Any]], serve: Serve) -> None:
     """Its text, model, tools and system prompt are those of one run."""
     server = serve(*[FakeReply.text("Done.")] * 2)
     cli.file("tools.py", TOOLS)
@@ -511,9 +509,7 @@ def test_the_time_limit_is_for_each_run(cli: Cli, start: Callable[..., tuple[Cli
     assert [] == finish(client, process)
 
 
-def test_set_model(
-    cli: Cli, start: Callable[..., tuple[Client, Any]], serve: Callable[..., FakeServer]
-) -> None:
+def test_set_model(cli: Cli, start: Callable[..., tuple[Client, Any]], serve: Serve) -> None:
     """It chooses the model of the next runs. A run under way stays with its server."""
     server = serve(FakeReply.tool_calls(("write", {"text": "x"})), FakeReply.text("Done."))
     client, process = start("-t", cli.file("tools.py", TOOLS))
@@ -529,9 +525,7 @@ def test_set_model(
     assert [] == finish(client, process)
 
 
-def test_a_failed_run_is_a_result(
-    start: Callable[..., tuple[Client, Any]], serve: Callable[..., FakeServer]
-) -> None:
+def test_a_failed_run_is_a_result(start: Callable[..., tuple[Client, Any]], serve: Serve) -> None:
     """The process goes on, and its exit code is 0."""
     serve(FakeReply.json({"error": {"message": "Not you."}}, status=401), FakeReply.text("Hello."))
     client, process = start(model="local/m")
@@ -541,7 +535,7 @@ def test_a_failed_run_is_a_result(
     assert [] == finish(client, process)
 
 
-def test_compact(start: Callable[..., tuple[Client, Any]], serve: Callable[..., FakeServer]) -> None:
+def test_compact(start: Callable[..., tuple[Client, Any]], serve: Serve) -> None:
     """The events come before the reply, all with its id; `abort` ends it, and steering is refused."""
     server = serve(
         *(FakeReply.text(text) for text in ("One. " + "x" * 3000, "Two.")),
@@ -599,7 +593,7 @@ def test_the_conversation_is_a_session(cli: Cli, start: Callable[..., tuple[Clie
     refused = cli("run", "-m", "demo", "--session", state["session"], "In use")
     assert (1, "in use" in refused.err) == (refused.code, True)
     assert [] == finish(client, process)
-    [path] = (cli.home / "sessions").rglob("*.jsonl")
+    [path] = cli.sessions()
     assert roles == [message["role"] for message in jsonl.messages(path.read_bytes())]
     assert 2 == sum(json.loads(line)["type"] == "result" for line in path.read_bytes().splitlines())
     assert 0 == cli("run", "-c", "Three").code
@@ -630,33 +624,14 @@ def test_a_signal_ends_the_run_in_order(cli: Cli, start: Callable[..., tuple[Cli
     assert 143 == process.wait(SECONDS)
 
 
-def test_an_output_that_fails_ends_the_process(cli: Cli) -> None:
+def test_an_output_that_fails_ends_the_process(cli: Cli, closed_pipe: int) -> None:
     """A reader that leaves is no error to report; a full disk is one."""
     prompt = """printf '%s\\n' '{"type": "prompt", "message": "Hi"}' | $T rpc -m demo"""
     full = cli.shell(f"{prompt} > /dev/full")
     assert (1, "No space left" in full.err) == (full.code, True)
-    reader, writer = os.pipe()
-    os.close(reader)
-    process = cli.start("rpc", "-m", "demo", stdin=subprocess.PIPE, stdout=writer)
-    os.close(writer)
+    process = cli.start("rpc", "-m", "demo", stdin=subprocess.PIPE, stdout=closed_pipe)
     _, err = process.communicate(b'{"type": "prompt", "message": "Hi"}\n', timeout=SECONDS)
     assert (141, False) == (process.returncode, b"Error" in err)
-
-
-LEAVING = """
-import asyncio, sys
-from tinyagent import tool
-
-async def leave():
-    sys.exit(0)
-
-@tool(read_only=True)
-async def work() -> str:
-    "Leave, in another task."
-    task = asyncio.create_task(leave())
-    await asyncio.sleep(600)
-    return "done"
-"""
 
 
 def test_a_tool_that_ends_the_process_is_a_failure(cli: Cli) -> None:

@@ -16,16 +16,15 @@ from tinyagent.testing import FakeServer
 from tinyagent.testing.server import chat_chunk, sse
 from tinyagent_cli.terminal.amounts import dollar_text
 
-from .conftest import TOOLS, Cli, FakeReply
+from .conftest import TOOLS, Cli, FakeReply, Serve, as_openai
 
-Serve = Callable[..., FakeServer]
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0" * 20
 
 
-def sent(server: FakeServer, number: int = -1) -> list[dict[str, object]]:
+def messages(server: FakeServer, number: int = -1) -> list[dict[str, object]]:
     """Return the messages of a request."""
-    messages: list[dict[str, object]] = server.requests[number].json["messages"]
-    return messages
+    found: list[dict[str, object]] = server.requests[number].json["messages"]
+    return found
 
 
 # ---- the reply ------------------------------------------------------------------------------------
@@ -57,7 +56,7 @@ def test_a_tool_is_called_and_the_texts_of_both_turns_are_printed(cli: Cli, serv
     assert (0, "I look.\nSeen.\n") == (done.code, done.out)
     assert re.search(r"^→ look me\n✓ look me \d+\.\d s\n  saw me\n", done.err, re.MULTILINE)
     assert "local/m · 6 tokens in, 4 out · cost unknown · 2 turns" in done.err
-    assert {"role": "tool", "tool_call_id": "call_look_0", "content": "saw me"} == sent(server)[-1]
+    assert {"role": "tool", "tool_call_id": "call_look_0", "content": "saw me"} == messages(server)[-1]
 
 
 def test_what_tools_print_does_not_get_into_the_output(cli: Cli, serve: Serve) -> None:
@@ -142,7 +141,7 @@ def test_the_http_engine_can_be_chosen(
     more = f'[run]\ntransport = "{configured}"\n' if configured else ""
     server = serve(FakeReply.tool_calls(("engine", {})), FakeReply.text("ok"), more=more)
     assert 0 == cli("run", "-m", "local/m", "-t", "./engine.py", *options, "Hi").code
-    assert expected == sent(server)[-1]["content"]
+    assert expected == messages(server)[-1]["content"]
 
 
 def test_an_engine_that_cannot_use_the_proxy(cli: Cli) -> None:
@@ -177,7 +176,7 @@ def test_files_and_images_are_sent(cli: Cli, serve: Serve) -> None:
     cli.file("notes.txt", "buy milk\n")
     cli.file("dot.png", PNG)
     assert 0 == cli("run", "-m", "local/m", "-f", "notes.txt", "-f", "dot.png", "What is it?").code
-    image, text = sent(server)[0]["content"]  # type: ignore[misc]
+    image, text = messages(server)[0]["content"]  # type: ignore[misc]
     assert f"data:image/png;base64,{base64.b64encode(PNG).decode()}" == image["image_url"]["url"]  # type: ignore[index]
     assert "<file name='notes.txt'>\nbuy milk\n</file>\n\nWhat is it?" == text["text"]  # type: ignore[index]
 
@@ -187,7 +186,7 @@ def test_the_system_prompt_comes_from_a_file(cli: Cli, serve: Serve) -> None:
     server = serve(FakeReply.text("ok"))
     cli.file("system.txt", "Be kind.\n")
     assert 0 == cli("run", "-m", "local/m", "-s", "@system.txt", "Hi").code
-    assert {"role": "system", "content": "Be kind."} == sent(server)[0]
+    assert {"role": "system", "content": "Be kind."} == messages(server)[0]
 
 
 # ---- the record -----------------------------------------------------------------------------------
@@ -238,7 +237,9 @@ def test_history_continues_a_run(cli: Cli, serve: Serve) -> None:
     second = cli("run", "-m", "local/m", "--jsonl", "--history", "first.jsonl", "In French")
     assert ["session", "history", "history", "agent_start"] == [line["type"] for line in second.lines[:4]]
     assert 0 == cli("run", "-m", "local/m", "--history", "-", "In German", stdin=second.out.encode()).code
-    assert ["Say hello", "Hello", "In French", "Bonjour", "In German"] == [m["content"] for m in sent(server)]
+    assert ["Say hello", "Hello", "In French", "Bonjour", "In German"] == [
+        m["content"] for m in messages(server)
+    ]
 
 
 def test_a_failed_history_gives_a_warning(cli: Cli, serve: Serve) -> None:
@@ -323,7 +324,7 @@ def priced(serve: Serve) -> Priced:
         server = serve(
             *(FakeReply.chunks(chat_chunk(delta), chat_chunk({}, "stop", usage=usage)) for delta in deltas)
         )
-        return server, {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-CANARY"}
+        return server, as_openai(server)
 
     return start
 
@@ -387,8 +388,7 @@ def test_a_budget_without_a_price(cli: Cli, priced: Priced) -> None:
 def test_a_budget_without_usage(cli: Cli, serve: Serve) -> None:
     """Without usage, a warning says that the budget had no effect."""
     server = serve(FakeReply.chunks(chat_chunk("ok"), chat_chunk({}, "stop")))
-    environment = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": "sk-test-CANARY"}
-    done = cli("run", "-m", "openai/gpt-4o", "--max-cost", "2", "Hi", **environment)
+    done = cli("run", "-m", "openai/gpt-4o", "--max-cost", "2", "Hi", **as_openai(server))
     assert (0, 1) == (done.code, done.err.count("--max-cost could not be enforced"))
 
 
@@ -539,7 +539,7 @@ def test_a_failed_tool_does_not_end_the_run(cli: Cli, serve: Serve) -> None:
     )
     server = serve(FakeReply.tool_calls(("bad", {})), FakeReply.text("It failed."))
     assert (0, "It failed.\n", "") == cli("run", "-m", "local/m", "-t", "bad.py", "Go")
-    assert "no disk" in str(sent(server)[-1]["content"])
+    assert "no disk" in str(messages(server)[-1]["content"])
 
 
 # ---- providers without a network --------------------------------------------------------------------

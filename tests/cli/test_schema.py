@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 
 from tinyagent.testing.server import FakeReply, FakeServer, chat_chunk
 
-from .conftest import ROOT, TOOLS, Cli
+from .conftest import ROOT, TOOLS, Cli, Serve
 
 POINT = '{"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}'
 MODELS = """
@@ -45,7 +44,7 @@ def _asked(server: FakeServer, number: int = 0) -> dict[str, Any]:
 # ---- what is printed ------------------------------------------------------------------------------------
 
 
-def test_the_answer_is_one_line_of_json(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_the_answer_is_one_line_of_json(cli: Cli, serve: Serve) -> None:
     """Fence and white space of the reply are not printed."""
     server = serve(FakeReply.text("Sure:\n```json\n", '{"name": "Ada",\n', ' "age": 36.0}\n```'))
     done = cli("run", "-m", "local/m", "--schema", "name, age int", "Who?")
@@ -58,14 +57,14 @@ def test_the_answer_is_one_line_of_json(cli: Cli, serve: Callable[..., FakeServe
     } == _asked(server)
 
 
-def test_a_list_is_printed_as_json_lines(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_a_list_is_printed_as_json_lines(cli: Cli, serve: Serve) -> None:
     """An empty list prints nothing."""
     serve(FakeReply.text('{"items": [{"x": 1}, {"x": 2}]}'), FakeReply.text('{"items": []}'))
     assert (0, '{"x":1}\n{"x":2}\n', "") == cli("run", "-m", "local/m", "--schema-multi", POINT, "Hi")
     assert (0, "", "") == cli("run", "-m", "local/m", "--schema-multi", POINT, "Hi")
 
 
-def test_an_invalid_answer_prints_nothing(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_an_invalid_answer_prints_nothing(cli: Cli, serve: Serve) -> None:
     """After one repair, the run fails with exit code 4 and names the fault."""
     server = serve(*[FakeReply.text('{"x": "one"}')] * 2)
     done = cli("run", "-m", "local/m", "--schema", POINT, "Hi")
@@ -74,7 +73,7 @@ def test_an_invalid_answer_prints_nothing(cli: Cli, serve: Callable[..., FakeSer
     assert 2 == len(server.requests)
 
 
-def test_a_repaired_answer_is_printed(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_a_repaired_answer_is_printed(cli: Cli, serve: Serve) -> None:
     """Only the valid one. -v says that there was a repair."""
     serve(FakeReply.text("I think one."), FakeReply.text('{"x": 1}'))
     done = cli("run", "-v", "-m", "local/m", "--schema", POINT, "Hi")
@@ -82,7 +81,7 @@ def test_a_repaired_answer_is_printed(cli: Cli, serve: Callable[..., FakeServer]
     assert "asked to repair it" in done.err
 
 
-def test_a_repair_whose_request_fails_is_a_failed_run(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_a_repair_whose_request_fails_is_a_failed_run(cli: Cli, serve: Serve) -> None:
     """The exit code is 1, as for any failed request, and the error is that of the provider."""
     serve(FakeReply.text("I think one."), FakeReply.error(400, "out of order"))
     done = cli("run", "-m", "local/m", "--schema", POINT, "--json", "Hi")
@@ -102,9 +101,7 @@ def test_a_repair_whose_request_fails_is_a_failed_run(cli: Cli, serve: Callable[
         ),
     ],
 )
-def test_what_is_not_an_answer(
-    cli: Cli, serve: Callable[..., FakeServer], reply: FakeReply, text: str
-) -> None:
+def test_what_is_not_an_answer(cli: Cli, serve: Serve, reply: FakeReply, text: str) -> None:
     """A truncated reply and a refusal end the run at once, with exit code 4."""
     server = serve(reply)
     done = cli("run", "-m", "local/m", "--schema", POINT, "Hi")
@@ -112,7 +109,7 @@ def test_what_is_not_an_answer(
     assert text in done.err
 
 
-def test_the_record_has_the_value(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_the_record_has_the_value(cli: Cli, serve: Serve) -> None:
     """With --jsonl in the result line, with -o in the file; a failed run has none."""
     serve(
         FakeReply.text('{"items": [1]}'),
@@ -129,7 +126,7 @@ def test_the_record_has_the_value(cli: Cli, serve: Callable[..., FakeServer]) ->
     assert "value" not in failed
 
 
-def test_tools_run_before_the_answer(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_tools_run_before_the_answer(cli: Cli, serve: Serve) -> None:
     """The text of other turns is not printed."""
     cli.file("tools.py", TOOLS)
     server = serve(FakeReply.tool_calls(("look", {}), text="Let me look."), FakeReply.text('{"x": 1}'))
@@ -138,7 +135,7 @@ def test_tools_run_before_the_answer(cli: Cli, serve: Callable[..., FakeServer])
     assert _asked(server, 0) == _asked(server, 1)
 
 
-def test_a_conversation_continues_with_a_schema(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_a_conversation_continues_with_a_schema(cli: Cli, serve: Serve) -> None:
     """--history takes a record with or without a schema; a replay is validated, too."""
     server = serve(FakeReply.text("One."), FakeReply.text('{"x": 1}'), FakeReply.text("Good."))
     assert 0 == cli("run", "-m", "local/m", "-o", "first", "How many?").code
@@ -163,7 +160,7 @@ def test_the_demo_gives_an_example(cli: Cli) -> None:
     assert {"result": "6 * 7 = 42"} == json.loads(done.out)
 
 
-def test_a_terminal_gets_indented_and_harmless_json(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_a_terminal_gets_indented_and_harmless_json(cli: Cli, serve: Serve) -> None:
     """Control characters of the model do not reach the terminal."""
     serve(FakeReply.text('{"x": 1, "y": "a\u202eb\x9bc"}'))
     terminal = cli.on_terminal("run", "-m", "local/m", "--schema", POINT, "Hi")
@@ -173,7 +170,7 @@ def test_a_terminal_gets_indented_and_harmless_json(cli: Cli, serve: Callable[..
     assert "\x9b".encode() not in terminal.shown
 
 
-def test_a_full_disk_and_a_closed_pipe(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_a_full_disk_and_a_closed_pipe(cli: Cli, serve: Serve) -> None:
     """As for every run: a full disk is an error, a reader that has left is not."""
     serve(*[FakeReply.text('{"x": 1}')] * 2)
     done = cli.shell(f"$T run -m local/m --schema '{POINT}' Hi > /dev/full")
@@ -187,7 +184,7 @@ def test_a_full_disk_and_a_closed_pipe(cli: Cli, serve: Callable[..., FakeServer
 
 
 @pytest.mark.usefixtures("new_processes")
-def test_a_schema_in_a_file_or_a_pipe(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_a_schema_in_a_file_or_a_pipe(cli: Cli, serve: Serve) -> None:
     """A file may have any name, also one that reads like a field."""
     server = serve(*[FakeReply.text('{"x": 1}')] * 3)
     for name in ("point.json", "name"):
@@ -197,7 +194,7 @@ def test_a_schema_in_a_file_or_a_pipe(cli: Cli, serve: Callable[..., FakeServer]
     assert 1 == len({json.dumps(_asked(server, number)) for number in range(3)})
 
 
-def test_fields_with_types_and_descriptions(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_fields_with_types_and_descriptions(cli: Cli, serve: Serve) -> None:
     """Separated by commas, or by lines if a description has commas."""
     server = serve(*[FakeReply.text("{}")] * 4)
     cli("run", "-m", "local/m", "--schema", "a: the first, b float, c list[int], d bool: really", "Hi")
@@ -224,9 +221,7 @@ def test_fields_with_types_and_descriptions(cli: Cli, serve: Callable[..., FakeS
         ("models:FORM", '{"value": 5}', "5"),
     ],
 )
-def test_a_type_in_a_module(
-    cli: Cli, serve: Callable[..., FakeServer], argument: str, reply: str, printed: str
-) -> None:
+def test_a_type_in_a_module(cli: Cli, serve: Serve, argument: str, reply: str, printed: str) -> None:
     """Modules of the working directory are found. What they print goes to standard error."""
     cli.file("models.py", MODELS if argument.startswith("models") else MODELS.replace(", common", ""))
     cli.file("common.py", "")
@@ -235,9 +230,7 @@ def test_a_type_in_a_module(
     assert (0, f"{printed}\n", "imported\n") == done
 
 
-def test_the_working_directory_does_not_shadow_installed_modules(
-    cli: Cli, serve: Callable[..., FakeServer]
-) -> None:
+def test_the_working_directory_does_not_shadow_installed_modules(cli: Cli, serve: Serve) -> None:
     """A file with the name of a module of Python or of ours is not imported."""
     for name in ("json", "msgspec", "jsonschema_rs", "ssl"):
         cli.file(f"{name}.py", "print('shadowed')")
@@ -247,7 +240,7 @@ def test_the_working_directory_does_not_shadow_installed_modules(
     assert (0, '{"x":1}\n', "imported\n") == done
 
 
-def test_a_typed_list(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_a_typed_list(cli: Cli, serve: Serve) -> None:
     """--schema-multi validates each item by the type."""
     cli.file("models.py", MODELS.replace(", common", ""))
     serve(*[FakeReply.text('[{"x": 1}, {"x": true}]')] * 2)

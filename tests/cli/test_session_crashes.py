@@ -6,18 +6,15 @@ import json
 import random
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tinyagent import jsonl
-from tinyagent.testing import FakeServer
 
-from .conftest import TOOLS, Cli, FakeReply
+from .conftest import TOOLS, Cli, FakeReply, Serve
 
-Serve = Callable[..., FakeServer]
 pytestmark = pytest.mark.timeout(300)
 
 KILLS = 12
@@ -121,7 +118,7 @@ def prompts(path: Path) -> list[str]:
 def test_parallel_runs_lose_nothing(cli: Cli) -> None:
     """Each of 200 runs has its own complete session, and the list has all of them."""
     assert [0] * PARALLEL == run_many(cli, PARALLEL)
-    files = list((cli.home / "sessions").glob("*/*.jsonl"))
+    files = cli.sessions()
     assert sorted(f"This is {n}." for n in range(PARALLEL)) == sorted(
         text for at in files for text in prompts(at)
     )
@@ -135,7 +132,7 @@ def test_parallel_runs_of_one_session_take_turns(cli: Cli) -> None:
     codes = run_many(cli, 12, "--session", "s")
     assert set(codes) <= {0, 1}
     assert 0 in codes
-    [file] = (cli.home / "sessions").glob("*/*.jsonl")
+    [file] = cli.sessions()
     assert codes.count(0) == len(set(prompts(file))) == len(prompts(file))
     assert codes.count(0) == file.read_bytes().count(b'{"type":"result"')
     assert 1 == file.read_bytes().count(b'{"type":"session"')

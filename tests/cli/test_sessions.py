@@ -22,24 +22,12 @@ from rich.cells import cell_len
 from tests.test_jsonl import ANY_EVENT, PROPERTY, runs
 from tinyagent import jsonl
 from tinyagent.agent_types import MessageEndEvent, MessageStartEvent, MessageUpdateEvent
-from tinyagent.testing import FakeServer, Wait
+from tinyagent.testing import Wait
 from tinyagent.testing.server import Hold, chat_chunk, sse
 from tinyagent_cli.sessions.files import try_lock, unlock
 from tinyagent_cli.sessions.writer import SessionLines
 
-from .conftest import ROOT, SECONDS, TOOLS, Cli, FakeReply, Terminal
-
-Serve = Callable[..., FakeServer]
-
-
-def files(cli: Cli) -> list[Path]:
-    """The files of all sessions."""
-    return sorted((cli.home / "sessions").glob("*/*.jsonl"))
-
-
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a session file."""
-    return [json.loads(line) for line in path.read_bytes().splitlines()]
+from .conftest import ROOT, SECONDS, TOOLS, Cli, FakeReply, Serve, Terminal, read_lines
 
 
 def texts(path: Path) -> list[tuple[str, str]]:
@@ -102,8 +90,8 @@ def test_a_run_is_saved_in_one_private_file(cli: Cli, serve: Serve) -> None:
     """The file is the stream without deltas: one header, the events and the result, each with the id."""
     serve(FakeReply.text("Hel", "lo"))
     done = cli("run", "-m", "local/m", "--jsonl", "Hi")
-    [path] = files(cli)
-    saved = lines(path)
+    [path] = cli.sessions()
+    saved = read_lines(path)
     header, result = saved[0], saved[-1]
     assert (0o600, 0o700) == tuple(stat.S_IMODE(at.stat().st_mode) for at in (path, path.parent))
     assert 0o700 == stat.S_IMODE((cli.home / "sessions").stat().st_mode)
@@ -127,7 +115,7 @@ def test_the_schema_has_the_lines_of_a_session(cli: Cli) -> None:
 
     demo(cli, "Hi")
     schema = json.loads(cli("schema", "events").out)
-    for line in lines(files(cli)[0]):
+    for line in read_lines(cli.sessions()[0]):
         jsonschema_rs.validator_for(schema).validate(line)
 
 
@@ -147,16 +135,16 @@ def test_a_run_without_a_first_message_leaves_no_session(cli: Cli, args: list[st
     """--no-session, usage errors and missing settings leave no file, and no id in the result."""
     done = cli("run", "--jsonl", *args)
     assert "session" not in done.result
-    assert [] == files(cli)
+    assert [] == cli.sessions()
 
 
 def test_the_setting_saves_no_sessions(cli: Cli) -> None:
     """`[sessions] keep = false` saves no run, except those of --session."""
     cli.config("[sessions]\nkeep = false\n")
     demo(cli, "Hi")
-    assert [] == files(cli)
+    assert [] == cli.sessions()
     demo(cli, "--session", "trip", "Hi")
-    assert ["trip.jsonl"] == [path.name for path in files(cli)]
+    assert ["trip.jsonl"] == [path.name for path in cli.sessions()]
 
 
 def test_a_project_cannot_set_it(cli: Cli) -> None:
@@ -171,7 +159,7 @@ def test_a_failed_run_is_saved_and_continued(cli: Cli, serve: Serve) -> None:
     """The session of a failed run has its result; the next run says so and continues it."""
     server = serve(FakeReply.error(400, "bad request"), FakeReply.text("Now it works."))
     assert 1 == cli("run", "-m", "local/m", "--session", "s", "First").code
-    assert 1 == lines(files(cli)[0])[-1]["exit_code"]
+    assert 1 == read_lines(cli.sessions()[0])[-1]["exit_code"]
     done = cli("run", "--session", "s", "Second")
     assert (0, "Now it works.\n") == (done.code, done.out)
     assert "The last run of the session s failed:" in done.err
@@ -179,7 +167,7 @@ def test_a_failed_run_is_saved_and_continued(cli: Cli, serve: Serve) -> None:
     assert {"user"} == {message["role"] for message in sent}
     assert "First" in str(sent)
     assert "Second" in str(sent)
-    assert 2 == [line["type"] for line in lines(files(cli)[0])].count("result")
+    assert 2 == [line["type"] for line in read_lines(cli.sessions()[0])].count("result")
 
 
 def test_an_interrupted_run_is_not_called_failed(cli: Cli, serve: Serve) -> None:
@@ -189,8 +177,8 @@ def test_an_interrupted_run_is_not_called_failed(cli: Cli, serve: Serve) -> None
     assert b"Once" == run.stdout.read(4)
     run.send_signal(signal.SIGINT)
     assert 130 == run.wait(SECONDS)
-    history = cli("run", "-m", "local/m", "--no-session", "--history", files(cli)[0], "Go on")
-    assert f"The run in --history {files(cli)[0]} was interrupted." in history.err
+    history = cli("run", "-m", "local/m", "--no-session", "--history", cli.sessions()[0], "Go on")
+    assert f"The run in --history {cli.sessions()[0]} was interrupted." in history.err
     shown = cli("sessions", "show", "s").out
     assert shown.endswith("\nInterrupted.\n"), shown
     assert cli("events", "stats", "s").out.startswith("Runs        1 (1 interrupted)\n")
@@ -202,8 +190,8 @@ def test_an_aborted_run_is_saved(cli: Cli, serve: Serve) -> None:
     serve(FakeReply([sse(chat_chunk("I beg")), Hold()]))
     done = cli("run", "-m", "local/m", "--timeout", "1", "--jsonl", "Hi")
     assert 124 == done.code
-    [path] = files(cli)
-    assert (124, path.stem) == (lines(path)[-1]["exit_code"], done.result["session"])
+    [path] = cli.sessions()
+    assert (124, path.stem) == (read_lines(path)[-1]["exit_code"], done.result["session"])
     assert [("user", "Hi"), ("assistant", "I beg")] == texts(path)
 
 
@@ -227,9 +215,11 @@ def test_continue_goes_on_with_the_last_session_of_the_folder(cli: Cli, serve: S
         {"role": "user", "content": "Second"},
     ] == server.requests[-1].json["messages"]
     assert "m" == server.requests[-1].json["model"]
-    [path] = [path for path in files(cli) if len(texts(path)) == 4]
+    [path] = [path for path in cli.sessions() if len(texts(path)) == 4]
     assert (path.stem, path.stem) == (done.result["session"], done.lines[0]["id"])
-    assert ["session"] == [line["type"] for line in lines(path) if line["type"] in ("session", "history")]
+    assert ["session"] == [
+        line["type"] for line in read_lines(path) if line["type"] in ("session", "history")
+    ]
     assert 0 == cli("run", "-c", "-s", "Be long.", "Third").code
     assert {"role": "system", "content": "Be long."} == server.requests[-1].json["messages"][0]
 
@@ -242,7 +232,7 @@ def test_a_session_goes_on_with_another_model(cli: Cli, serve: Serve) -> None:
     assert ["user", "assistant", "user"] == [m["role"] for m in server.requests[-1].json["messages"]]
     assert "Two.\n" == cli("run", "--session", "trip", "Third").out
     assert "big/m" == server.requests[-1].json["model"]
-    assert ["user", "assistant"] * 3 == [role for role, _ in texts(files(cli)[0])]
+    assert ["user", "assistant"] * 3 == [role for role, _ in texts(cli.sessions()[0])]
 
 
 def test_a_session_whose_provider_is_gone(cli: Cli, serve: Serve) -> None:
@@ -263,10 +253,10 @@ def test_a_session_is_found_by_name_or_by_the_beginning_of_its_id(cli: Cli) -> N
     done = cli("run", "-m", "demo", "--session", "Reise nach Köln", "Hi")
     assert "This is a new session: Reise nach Köln" in done.err
     demo(cli, "Hi")
-    [unnamed] = [path for path in files(cli) if path.parent.name != "named"]
+    [unnamed] = [path for path in cli.sessions() if path.parent.name != "named"]
     demo(cli, "--session", unnamed.stem[:6], "again")
     demo(cli, "--session", "Reise nach Köln", "again")
-    assert [4, 4] == [len(texts(path)) for path in files(cli)]
+    assert [4, 4] == [len(texts(path)) for path in cli.sessions()]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +268,7 @@ def test_a_name_that_is_no_file_name_is_refused(cli: Cli, name: str) -> None:
     assert 2 == done.code
     assert "cannot be the name of a session" in done.err
     assert "\x1b" not in done.err
-    assert [] == files(cli)
+    assert [] == cli.sessions()
 
 
 @pytest.mark.parametrize(
@@ -304,7 +294,7 @@ def test_a_history_starts_a_session(cli: Cli, serve: Serve) -> None:
     server = serve(FakeReply.text("One."), FakeReply.text("Two."), FakeReply.text("Three."))
     cli("run", "-m", "local/m", "--no-session", "-o", "h.jsonl", "First")
     assert 0 == cli("run", "-m", "local/m", "--history", "h.jsonl", "--session", "s", "Second").code
-    assert ["First", "One.", "Second", "Two."] == [text for _, text in texts(files(cli)[0])]
+    assert ["First", "One.", "Second", "Two."] == [text for _, text in texts(cli.sessions()[0])]
     done = cli("run", "-m", "local/m", "--history", "h.jsonl", "--session", "s", "Third")
     assert 2 == done.code
     assert "--history starts a conversation, but the session 's' has one" in done.err
@@ -316,7 +306,7 @@ def test_a_history_starts_a_session(cli: Cli, serve: Serve) -> None:
 def test_a_session_file_is_a_history_and_a_replay(cli: Cli) -> None:
     """--history and replay: take a session file."""
     demo(cli, "--session", "s", "Hi")
-    path = files(cli)[0]
+    path = cli.sessions()[0]
     assert "I see 2 earlier messages" in cli("run", "-m", "demo", "--history", path, "more").out
     assert "You said: Hi" in cli("run", "-m", f"replay:{path}", "Hi").out
     assert 2 == cli("run", "--session", "s", "-m", "demo", "-o", path, "Hi").code
@@ -342,7 +332,7 @@ def test_the_tool_calls_of_a_session_are_sent_again(cli: Cli, serve: Serve) -> N
 def test_a_second_writer_is_refused(cli: Cli, locked: Callable[[Path], None]) -> None:
     """While one process writes a session, others cannot; a copy can be made and continued."""
     demo(cli, "--session", "s", "Hi")
-    locked(files(cli)[0])
+    locked(cli.sessions()[0])
     for args in (["--session", "s"], ["-c"]):
         done = cli("run", *args, "--jsonl", "again")
         assert (1, "session_busy") == (done.code, done.result["error"]["kind"])
@@ -350,14 +340,14 @@ def test_a_second_writer_is_refused(cli: Cli, locked: Callable[[Path], None]) ->
     assert 1 == cli("sessions", "remove", "-y", "s").code
     assert (0, "t\n") == cli("sessions", "fork", "s", "t")[:2]
     demo(cli, "--session", "t", "again")
-    assert [2, 4] == [len(texts(path)) for path in files(cli)]
+    assert [2, 4] == [len(texts(path)) for path in cli.sessions()]
 
 
 def test_a_second_writer_waits_for_the_command_before_it_in_a_pipe(cli: Cli) -> None:
     """Both commands of a pipe may use one session: the second one begins when its input is complete."""
     done = cli.shell("$T run -m demo --session s First 2>&1 | $T run -m demo --session s Second")
     assert 0 == done.code, done.err
-    assert 4 == len(texts(files(cli)[0]))
+    assert 4 == len(texts(cli.sessions()[0]))
 
 
 @pytest.mark.parametrize(
@@ -368,7 +358,7 @@ def test_a_second_writer_waits_for_the_command_before_it_in_a_pipe(cli: Cli) -> 
 def test_a_torn_tail_is_repaired(cli: Cli, tail: bytes) -> None:
     """An incomplete last line is left out when it is read, and removed before the next run is added."""
     demo(cli, "--session", "s", "Hi")
-    path = files(cli)[0]
+    path = cli.sessions()[0]
     whole = path.read_bytes()
     path.write_bytes(whole + tail)
     assert [(2, None)] == [(session["messages"], session["problem"]) for session in listed(cli)]
@@ -376,13 +366,13 @@ def test_a_torn_tail_is_repaired(cli: Cli, tail: bytes) -> None:
     demo(cli, "--session", "s", "again")
     assert path.read_bytes().startswith(whole)
     assert 4 == len(texts(path))
-    assert all(lines(path))
+    assert all(read_lines(path))
 
 
 def test_a_whole_last_line_without_a_line_break_is_not_lost(cli: Cli) -> None:
     """An editor may have removed the last line break."""
     demo(cli, "--session", "s", "Hi")
-    path = files(cli)[0]
+    path = cli.sessions()[0]
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
     demo(cli, "--session", "s", "again")
@@ -392,7 +382,7 @@ def test_a_whole_last_line_without_a_line_break_is_not_lost(cli: Cli) -> None:
 def test_a_damaged_session_is_named(cli: Cli) -> None:
     """A damaged line is an error that names the session and the line; the file stays as it is."""
     demo(cli, "--session", "s", "Hi")
-    path = files(cli)[0]
+    path = cli.sessions()[0]
     path.write_bytes(path.read_bytes().replace(b'{"type":"agent_end"', b'{"type":"agent_end'))
     before = path.read_bytes()
     done = cli("run", "--session", "s", "again")
@@ -410,8 +400,8 @@ def test_a_disk_that_is_full_in_the_middle_ends_the_session_and_not_the_run(cli:
     done = cli.shell("ulimit -f 2; export PYTHONDONTWRITEBYTECODE=1; $T run -m local/m Hi")
     assert (0, "x" * 5000 + "\n") == (done.code, done.out)
     assert 1 == done.err.count("Warning: The rest of this run is not saved in")
-    [path] = files(cli)
-    assert ("message_start", "assistant") == (lines(path)[-1]["type"], lines(path)[-1]["role"])
+    [path] = cli.sessions()
+    assert ("message_start", "assistant") == (read_lines(path)[-1]["type"], read_lines(path)[-1]["role"])
     assert path.read_bytes().endswith(b"\n")
     assert "Back.\n" == cli("run", "-c", "again").out
 
@@ -421,7 +411,7 @@ def test_a_disk_that_is_full_at_once_adds_nothing(cli: Cli, serve: Serve) -> Non
     """The session stays as it was, or is not there, and the result has no id."""
     serve(FakeReply.text("One."), FakeReply.text("Two."), FakeReply.text("Three."))
     assert 0 == cli("run", "-m", "local/m", "--session", "s", "Hi").code
-    [path] = files(cli)
+    [path] = cli.sessions()
     before = path.read_bytes()
     for args in ("--session s", ""):
         done = cli.shell(
@@ -429,7 +419,7 @@ def test_a_disk_that_is_full_at_once_adds_nothing(cli: Cli, serve: Serve) -> Non
         )
         assert (0, False) == (done.code, "session" in done.result)
         assert "Warning: This run is not saved in" in done.err
-        assert ([path], before) == (files(cli), path.read_bytes())
+        assert ([path], before) == (cli.sessions(), path.read_bytes())
 
 
 @pytest.mark.parametrize("place", ["/dev/null", "/proc/nothing", "file"])
@@ -472,7 +462,7 @@ def test_a_directory_that_others_can_write_is_not_used(cli: Cli) -> None:
     done = cli("run", "-m", "demo", "Hi")
     assert 0 == done.code
     assert "others can write the directory (mode 0777)" in done.err
-    assert [] == files(cli)
+    assert [] == cli.sessions()
 
 
 def test_links_are_not_followed(cli: Cli) -> None:
@@ -504,9 +494,9 @@ def test_the_directory_of_sessions_may_be_a_link(cli: Cli, tmp_path: Path) -> No
 def test_a_session_that_others_can_read_becomes_private(cli: Cli) -> None:
     """Continuing a file with another mode makes it private again."""
     demo(cli, "--session", "s", "Hi")
-    files(cli)[0].chmod(0o644)
+    cli.sessions()[0].chmod(0o644)
     demo(cli, "--session", "s", "Hi")
-    assert 0o600 == stat.S_IMODE(files(cli)[0].stat().st_mode)
+    assert 0o600 == stat.S_IMODE(cli.sessions()[0].stat().st_mode)
 
 
 # ---- the commands ----------------------------------------------------------------------------------------
@@ -630,7 +620,7 @@ def test_show_renders_a_session_like_its_runs(cli: Cli, serve: Serve) -> None:
     text = re.sub(r"\d\.\d s", "", shown.out.partition("\n")[2])
     assert text.startswith("\n> Look\n> at me\n\nI look.\n✓ look me \nSeen.\n\n> Again\n\nError: "), text
     assert "too bad" in text
-    again = cli("sessions", "show", files(cli)[0].stem[:8])
+    again = cli("sessions", "show", cli.sessions()[0].stem[:8])
     assert (shown.out, "", "") == (again.out, again.err, shown.err)
 
 
@@ -659,8 +649,8 @@ def test_show_looks_like_the_live_run_on_a_terminal(cli: Cli, serve: Serve, plai
 def test_ctrl_c_stops_a_long_session(cli: Cli, command: tuple[str, ...]) -> None:
     """It is shown from the start while it is read, so Ctrl-C ends it before its end."""
     demo(cli, "--session", "s", "Hi")
-    first, *others = files(cli)[0].read_bytes().splitlines(keepends=True)
-    files(cli)[0].write_bytes(first + b"".join(others) * 1000)
+    first, *others = cli.sessions()[0].read_bytes().splitlines(keepends=True)
+    cli.sessions()[0].write_bytes(first + b"".join(others) * 1000)
     terminal = cli.on_terminal(*command, "s")
     terminal.expect("tinyagent")
     terminal.type("\x03")
@@ -697,8 +687,8 @@ def test_show_has_the_last_prompts_only(cli: Cli, serve: Serve) -> None:
 def test_show_uses_the_pager_of_the_user_on_a_terminal(cli: Cli) -> None:
     """It gets the rendered text in colours, leaving it early is no error, and --no-pager does without it."""
     demo(cli, "--session", "s", "Hi")
-    first, *others = files(cli)[0].read_bytes().splitlines(keepends=True)
-    files(cli)[0].write_bytes(first + b"".join(others) * 1000)
+    first, *others = cli.sessions()[0].read_bytes().splitlines(keepends=True)
+    cli.sessions()[0].write_bytes(first + b"".join(others) * 1000)
     pager = cli.file("pager", '#!/bin/sh\necho "PAGER $*"; exec head -n 3\n')
     pager.chmod(0o700)
     environment = {"PAGER": f"'{pager}' -x"}
@@ -735,8 +725,8 @@ def test_show_uses_less(cli: Cli) -> None:
     terminal = cli.on_terminal("sessions", "show", "s", environment={"PAGER": ""})
     assert 0 == terminal.end()
     assert b"\x1b[2m" in terminal.shown
-    first, *others = files(cli)[0].read_bytes().splitlines(keepends=True)
-    files(cli)[0].write_bytes(first + b"".join(others) * 100)
+    first, *others = cli.sessions()[0].read_bytes().splitlines(keepends=True)
+    cli.sessions()[0].write_bytes(first + b"".join(others) * 100)
     terminal = cli.on_terminal("sessions", "show", "s", environment={"PAGER": ""})
     terminal.expect("demo")
     terminal.type("\x03")
@@ -799,7 +789,7 @@ def test_export(cli: Cli, serve: Serve) -> None:
     cli.file("mytools.py", TOOLS)
     serve(FakeReply.tool_calls(("look", {"at": "```"})), FakeReply.text("Seen."))
     cli("run", "-m", "local/m", "-t", "./mytools.py", "--session", "s", "Look")
-    assert files(cli)[0].read_text() == cli("sessions", "export", "s").out
+    assert cli.sessions()[0].read_text() == cli("sessions", "export", "s").out
     assert cli("sessions", "export", "s", "--format", "markdown").out == (
         '## User\n\nLook\n\n### Tool call: look\n\n````json\n{"at":"```"}\n````\n\n'
         "### Result of look\n\n````\nsaw ```\n````\n\n## Assistant\n\nSeen.\n\n"
@@ -810,14 +800,14 @@ def test_rename(cli: Cli) -> None:
     """A name that is taken or invalid is refused, and nothing changes."""
     demo(cli, "Hi")
     demo(cli, "--session", "taken", "Hi")
-    [unnamed] = [path for path in files(cli) if path.stem != "taken"]
+    [unnamed] = [path for path in cli.sessions() if path.stem != "taken"]
     assert 2 == cli("sessions", "rename", unnamed.stem[:8], "taken").code
     assert 2 == cli("sessions", "rename", unnamed.stem[:8], "a/b").code
     assert unnamed.exists()
     assert 0 == cli("sessions", "rename", unnamed.stem[:8], "free").code
-    assert ["free.jsonl", "taken.jsonl"] == [path.name for path in files(cli)]
+    assert ["free.jsonl", "taken.jsonl"] == [path.name for path in cli.sessions()]
     demo(cli, "--session", unnamed.stem, "by its id")
-    assert [4, 2] == [len(texts(path)) for path in files(cli)]
+    assert [4, 2] == [len(texts(path)) for path in cli.sessions()]
 
 
 def test_fork(cli: Cli) -> None:
@@ -826,7 +816,7 @@ def test_fork(cli: Cli) -> None:
     done = cli("sessions", "fork", "s")
     copy = done.out.strip()
     demo(cli, "-c", "in the copy")
-    assert [2, 4] == [len(texts(path)) for path in sorted(files(cli), key=lambda path: path.stem == copy)]
+    assert [2, 4] == [len(texts(path)) for path in sorted(cli.sessions(), key=lambda path: path.stem == copy)]
     sessions = {session["id"]: session for session in listed(cli)}
     [origin] = [session for session in sessions.values() if session["name"] == "s"]
     assert origin["id"] == sessions[copy]["parent"]
@@ -845,20 +835,20 @@ def test_remove_asks(cli: Cli) -> None:
         terminal.expect("Remove the session s? This cannot be undone. [y/N]")
         terminal.type(f"{answer}\n")
         assert 0 == terminal.end()
-        assert left == len(files(cli))
+        assert left == len(cli.sessions())
     assert 2 == cli("sessions", "remove").code
     assert 2 == cli("sessions", "remove", "nothing").code
     assert 0 == cli("sessions", "remove", "--all", "-y").code
-    assert [] == files(cli)
+    assert [] == cli.sessions()
 
 
 def test_remove_goes_on_after_a_session_in_use(cli: Cli, locked: Callable[[Path], None]) -> None:
     """The others are removed, and the exit code shows the failure."""
     for name in ("a", "b", "c"):
         demo(cli, "--session", name, "Hi")
-    locked(files(cli)[1])
+    locked(cli.sessions()[1])
     done = cli("sessions", "remove", "--all", "-y")
-    assert (1, ["b.jsonl"]) == (done.code, [path.name for path in files(cli)])
+    assert (1, ["b.jsonl"]) == (done.code, [path.name for path in cli.sessions()])
     assert "2 sessions removed." in done.err
     assert "The session 'b' is in use" in done.err
 
@@ -877,7 +867,7 @@ def test_names_and_ids_are_completed(cli: Cli) -> None:
     """Names come first."""
     demo(cli, "--session", "holiday", "Hi")
     demo(cli, "Hi")
-    [unnamed] = [path for path in files(cli) if path.stem != "holiday"]
+    [unnamed] = [path for path in cli.sessions() if path.stem != "holiday"]
     for line in ("tinyagent run --session ", "tinyagent sessions show ", "tinyagent sessions remove "):
         words = str(line.count(" "))
         done = cli(_TINYAGENT_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD=words)
@@ -891,9 +881,9 @@ def test_names_and_ids_are_completed(cli: Cli) -> None:
 
 def aged(cli: Cli, days: float, text: str, name: str | None = None) -> Path:
     """Make a session that was last used some days ago."""
-    before = set(files(cli))
+    before = set(cli.sessions())
     demo(cli, *(["--session", name] if name else []), text)
-    [path] = set(files(cli)) - before
+    [path] = set(cli.sessions()) - before
     used = time.time() - days * 86400
     os.utime(path, (used, used))
     return path
@@ -927,13 +917,17 @@ def test_too_many_sessions_without_a_name_are_removed(cli: Cli) -> None:
     assert 3 == cli("run", "-m", "demo", "Hi").code
 
 
-def test_the_lock_is_released_with_the_process() -> None:
-    """A lock belongs to an open file; closing it lets others lock it."""
-    first, second = os.memfd_create("a"), os.memfd_create("b")
-    assert try_lock(first)
-    assert try_lock(second)
+def test_a_lock_ends_when_its_file_is_closed(tmp_path: Path) -> None:
+    """A lock belongs to one open file: another one gets it after the first is closed, also by its process."""
+    path = tmp_path / "session.jsonl"
+    path.touch()
+    first, second, third = (os.open(path, os.O_RDWR) for _ in range(3))
+    assert (True, False) == (try_lock(first), try_lock(second))
     unlock(first)
-    unlock(second)
+    assert (True, False) == (try_lock(second), try_lock(third))
+    os.close(second)  # as the end of a process does
+    assert try_lock(third)
+    unlock(third)
 
 
 # ---- the documentation -----------------------------------------------------------------------------------

@@ -7,15 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tinyagent.testing import FakeServer
 from tinyagent_cli.commands import COMMANDS
 
-from .conftest import ROOT, SECONDS, TOOLS, Cli, FakeReply
+from .conftest import ROOT, SECONDS, TOOLS, Cli, FakeReply, Serve
 from .test_main import MODULES
 
 BROKEN = "raise RuntimeError('imported')"
@@ -95,7 +93,7 @@ def test_providers(cli: Cli) -> None:
     assert ["oak", "ollama", "ooo", "openai", "openrouter"] == offered(cli, "tinyagent models list o")
 
 
-def test_models(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_models(cli: Cli, serve: Serve) -> None:
     """Listed ids, defaults and the configured model are completed without a request."""
     server = serve(FakeReply.json({"data": [{"id": "big"}, {"id": "small"}]}))
     assert [] == offered(cli, "tinyagent run -m local/")
@@ -201,7 +199,7 @@ def test_a_completion_imports_little(cli: Cli, line: str) -> None:
     assert len(commands) <= 1
 
 
-def test_hostile_names_reach_no_terminal(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_hostile_names_reach_no_terminal(cli: Cli, serve: Serve) -> None:
     """A model with control characters in its name is not offered."""
     serve(FakeReply.json({"data": [{"id": "a\x1b[31m"}, {"id": "b"}]}))
     assert 0 == cli("models", "list", "local").code
@@ -219,7 +217,7 @@ SHELLS = {
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=["bash", "zsh", "fish"])
-def test_a_real_shell(cli: Cli, serve: Callable[..., FakeServer], shell: str) -> None:
+def test_a_real_shell(cli: Cli, serve: Serve, shell: str) -> None:
     """Words with colons, `=` and blanks are completed, and a space follows only a complete word.
 
     A shell that is not installed is skipped; in CI that is a failure.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .conftest import Cli, FakeReply, FakeServer
+from .conftest import Cli, FakeReply, Serve
 from .test_main import MODULES
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -64,7 +64,7 @@ PUBLIC_DATACLASSES = {
 
 
 @pytest.fixture
-def modules(cli: Cli, serve: Callable[..., FakeServer]) -> set[str]:
+def modules(cli: Cli, serve: Serve) -> set[str]:
     """The modules that a one-shot run with a loopback server has imported at its end."""
     serve(FakeReply.text("Hello."))
     script = cli.file("modules.py", MODULES.format(args=["run", "-m", "local/model", "Hi"]))

@@ -6,13 +6,12 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tinyagent.testing.server import FakeReply, FakeServer
+from tinyagent.testing.server import FakeReply
 
-from .conftest import ROOT, TOOLS, Cli
+from .conftest import ROOT, TOOLS, Cli, Serve, sent
 
 ASK = """+++
 description = "Ask about a text"
@@ -28,45 +27,31 @@ In {{language}}, {{ count }} facts about {{ topic }} {{ "{{" }}.
 """
 
 
-@pytest.fixture
-def user(cli: Cli) -> Callable[[str, str], Path]:
-    """Writes a template of the user."""
-
-    def write(name: str, text: str) -> Path:
-        path = cli.home / "templates" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        return path
-
-    return write
-
-
-@pytest.fixture
-def project(cli: Cli) -> Callable[[str, str], Path]:
-    """Writes a template of the project."""
-
-    def write(name: str, text: str) -> Path:
-        path = cli.work / ".tinyagent" / "templates" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        return path
-
-    return write
-
-
 Write = Callable[[str, str], Path]
-Serve = Callable[..., FakeServer]
 
 
-def sent(server: FakeServer) -> list[tuple[str, str]]:
-    """Return the role and the text of the messages in the only request."""
-    (request,) = server.requests
-    messages: list[dict[str, Any]] = request.json["messages"]
-    return [(message["role"], _text(message["content"])) for message in messages]
+def writer(folder: Path) -> Write:
+    """Return a function that writes a template into this folder."""
+
+    def write(name: str, text: str) -> Path:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write
 
 
-def _text(content: str | list[dict[str, Any]]) -> str:
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+@pytest.fixture
+def user(cli: Cli) -> Write:
+    """Writes a template of the user."""
+    return writer(cli.home / "templates")
+
+
+@pytest.fixture
+def project(cli: Cli) -> Write:
+    """Writes a template of the project."""
+    return writer(cli.work / ".tinyagent" / "templates")
 
 
 # ---- run -p ---------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from .conftest import TOOLS, Cli
+from .conftest import LEAVING, TOOLS, Cli
 
 MORE = (
     TOOLS
@@ -129,22 +129,6 @@ def test_a_denied_tool_is_not_called(cli: Cli) -> None:
     done = cli("tools", "call", "mytools.py:add", "a=1", "b=2")
     assert (1, "") == done[:2]
     assert "does not allow" in done.err
-
-
-LEAVING = """
-import asyncio, sys
-from tinyagent import tool
-
-async def leave():
-    sys.exit(0)
-
-@tool(read_only=True)
-async def work() -> str:
-    "Leave, in another task."
-    task = asyncio.create_task(leave())
-    await asyncio.sleep(600)
-    return "done"
-"""
 
 
 def test_a_tool_that_ends_the_process_is_a_failure(cli: Cli) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from tinyagent.testing import FakeReply, FakeServer
 
-from .conftest import SECONDS, Cli, Terminal
+from .conftest import SECONDS, Cli, Serve, Terminal, tool_result
 from .test_chat import _chat
 
 ASKING = """
@@ -60,7 +60,7 @@ async def check() -> str:
 
 
 @pytest.fixture
-def ask(cli: Cli, serve: Callable[..., FakeServer]) -> Callable[..., tuple[Terminal, FakeServer]]:
+def ask(cli: Cli, serve: Serve) -> Callable[..., tuple[Terminal, FakeServer]]:
     """Starts a run on a terminal whose model calls one tool."""
     cli.file("asking.py", ASKING)
 
@@ -69,11 +69,6 @@ def ask(cli: Cli, serve: Callable[..., FakeServer]) -> Callable[..., tuple[Termi
         return cli.on_terminal("run", "-m", "local/m", "-t", "./asking.py", "Go"), server
 
     return start
-
-
-def told(server: FakeServer) -> str:
-    """Return what the model got as the result of the tool."""
-    return str(server.requests[-1].json["messages"][-1]["content"])
 
 
 def test_values_are_asked_one_by_one(ask: Callable[..., tuple[Terminal, FakeServer]]) -> None:
@@ -109,7 +104,7 @@ def test_values_are_asked_one_by_one(ask: Callable[..., tuple[Terminal, FakeServ
     terminal.type("y\n")
     assert 0 == terminal.end()
     values = "{'seat': 'Ab', 'meal': 'm', 'extras': ['a', 'b'], 'count': 3, 'sure': True}"
-    assert f"True {values} " == told(server)
+    assert f"True {values} " == tool_result(server)
 
 
 @pytest.mark.parametrize("answers", [["n"], ["y", "\x04"], ["\n"]])
@@ -123,7 +118,7 @@ def test_a_form_is_declined(ask: Callable[..., tuple[Terminal, FakeServer]], ans
         terminal.expect("\nseat: ")
         terminal.type(answers[1])
     assert 0 == terminal.end()
-    assert "False {} " == told(server)
+    assert "False {} " == tool_result(server)
 
 
 def test_a_question_without_values(ask: Callable[..., tuple[Terminal, FakeServer]]) -> None:
@@ -134,7 +129,7 @@ def test_a_question_without_values(ask: Callable[..., tuple[Terminal, FakeServer
     )
     terminal.type("y\n")
     assert 0 == terminal.end()
-    assert "True {} " == told(server)
+    assert "True {} " == tool_result(server)
 
 
 def test_a_long_message_can_be_viewed(ask: Callable[..., tuple[Terminal, FakeServer]]) -> None:
@@ -145,7 +140,7 @@ def test_a_long_message_can_be_viewed(ask: Callable[..., tuple[Terminal, FakeSer
     terminal.expect("[v] view it all")
     terminal.type("n\n")
     assert 0 == terminal.end()
-    assert "False {} " == told(server)
+    assert "False {} " == tool_result(server)
 
 
 def test_an_address_is_shown(ask: Callable[..., tuple[Terminal, FakeServer]]) -> None:
@@ -156,7 +151,7 @@ def test_an_address_is_shown(ask: Callable[..., tuple[Terminal, FakeServer]]) ->
     terminal.expect("[y] I have opened it, go on  [n] no: ")
     terminal.type("y\n")
     assert 0 == terminal.end()
-    assert "True {} " == told(server)
+    assert "True {} " == tool_result(server)
 
 
 def test_the_model_is_asked(ask: Callable[..., tuple[Terminal, FakeServer]]) -> None:
@@ -171,7 +166,7 @@ def test_the_model_is_asked(ask: Callable[..., tuple[Terminal, FakeServer]]) -> 
     terminal.type("y\n")
     assert 0 == terminal.end()
     assert "The desk asked the model local/m." in terminal.shown.decode()
-    assert "four " == told(server)
+    assert "four " == tool_result(server)
     request = server.requests[1].json
     assert [("system", "Be brief"), ("user", "2 + 2?")] == [
         (message["role"], message["content"]) for message in request["messages"]
@@ -187,7 +182,7 @@ def test_a_reply_is_not_sent(ask: Callable[..., tuple[Terminal, FakeServer]]) ->
     terminal.expect("Send it to the desk?")
     terminal.type("n\n")
     assert 0 == terminal.end()
-    assert "None " == told(server)
+    assert "None " == tool_result(server)
 
 
 def test_the_model_is_always_asked(ask: Callable[..., tuple[Terminal, FakeServer]]) -> None:
@@ -196,10 +191,10 @@ def test_the_model_is_always_asked(ask: Callable[..., tuple[Terminal, FakeServer
     terminal.expect("[a] always for the desk in this run")
     terminal.type("a\n")
     assert 0 == terminal.end()
-    assert "four  five " == told(server)
+    assert "four  five " == tool_result(server)
 
 
-def test_the_budget_holds(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_the_budget_holds(cli: Cli, serve: Serve) -> None:
     """With a limit of tokens, the model is asked until the replies have used it."""
     cli.file("asking.py", ASKING)
     usage = {"prompt_tokens": 60, "completion_tokens": 60, "total_tokens": 120}
@@ -213,15 +208,13 @@ def test_the_budget_holds(cli: Cli, serve: Callable[..., FakeServer]) -> None:
     terminal.expect("[a] always for the desk in this run")
     terminal.type("a\n")
     terminal.end()
-    assert "four  None the limit of 100 tokens is reached" == told(server)
+    assert "four  None the limit of 100 tokens is reached" == tool_result(server)
 
 
 @pytest.mark.parametrize(
     ("tool", "words"), [("book", "for values"), ("link", "to open"), ("think", "for a reply")]
 )
-def test_without_a_terminal_it_is_declined(
-    cli: Cli, serve: Callable[..., FakeServer], tool: str, words: str
-) -> None:
+def test_without_a_terminal_it_is_declined(cli: Cli, serve: Serve, tool: str, words: str) -> None:
     """The tool gets the reason, and the user a note."""
     cli.file("asking.py", ASKING)
     server = serve(FakeReply.tool_calls((tool, {})), FakeReply.text("Done."))
@@ -229,10 +222,10 @@ def test_without_a_terminal_it_is_declined(
     assert 0 == done.code
     assert f"The desk asked you {words}" in done.err
     assert "declined, because there is no terminal to ask the user on" in done.err
-    assert "there is no terminal to ask the user on" in told(server)
+    assert "there is no terminal to ask the user on" in tool_result(server)
 
 
-def test_a_chat_asks_above_its_prompt(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_a_chat_asks_above_its_prompt(cli: Cli, serve: Serve) -> None:
     """The question has the terminal, and the prompt comes back."""
     cli.file("asking.py", ASKING)
     server = serve(
@@ -244,7 +237,7 @@ def test_a_chat_asks_above_its_prompt(cli: Cli, serve: Callable[..., FakeServer]
     terminal.type("y\n")
     terminal.expect("Done.")
     terminal.expect_prompt()
-    assert "True {} " == told(server)
+    assert "True {} " == tool_result(server)
     terminal.type("\x04")
     assert 0 == terminal.end()
 
@@ -260,7 +253,7 @@ def test_a_tool_call_without_a_model(cli: Cli) -> None:
     assert "there is no model in this command" in cli("tools", "call", "./asking.py:think").out
 
 
-def test_a_batch_cannot_ask(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_a_batch_cannot_ask(cli: Cli, serve: Serve) -> None:
     """There a tool finds that it cannot ask."""
     cli.file("asking.py", ASKING)
     server = serve(FakeReply.tool_calls(("check", {})), FakeReply.text("Done."))
@@ -269,7 +262,7 @@ def test_a_batch_cannot_ask(cli: Cli, serve: Callable[..., FakeServer]) -> None:
         "batch", "--lines", "prompts.txt", "-o", "out.jsonl", "-q", "-m", "local/m", "-t", "./asking.py"
     )
     assert 0 == done.code, done.err
-    assert "None" == told(server)
+    assert "None" == tool_result(server)
 
 
 def rpc(cli: Cli, *answers: dict[str, object]) -> list[dict[str, Any]]:
@@ -299,14 +292,14 @@ def rpc(cli: Cli, *answers: dict[str, object]) -> list[dict[str, Any]]:
     return lines
 
 
-def test_a_client_that_answers_no_questions(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_a_client_that_answers_no_questions(cli: Cli, serve: Serve) -> None:
     """Without `answers_input` in the prompt nothing is asked, so that no run waits for ever."""
     cli.file("asking.py", ASKING)
     server = serve(FakeReply.tool_calls(("book", {})), FakeReply.text("Done."))
     line = json.dumps({"type": "prompt", "message": "Go"}).encode()
     done = cli("rpc", "-m", "local/m", "-t", "./asking.py", stdin=line)
     assert [] == asked(done.lines)
-    assert "the client of this run does not ask the user" in told(server)
+    assert "the client of this run does not ask the user" in tool_result(server)
 
 
 def asked(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -314,7 +307,7 @@ def asked(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [line for line in lines if line["type"] == "input_request"]
 
 
-def test_a_client_fills_in_a_form(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_a_client_fills_in_a_form(cli: Cli, serve: Serve) -> None:
     """It gets the schema; values that do not fit are refused, and it may answer again."""
     cli.file("asking.py", ASKING)
     server = serve(FakeReply.tool_calls(("book", {})), FakeReply.text("Done."))
@@ -327,19 +320,21 @@ def test_a_client_fills_in_a_form(cli: Cli, serve: Callable[..., FakeServer]) ->
     assert ["seat", "sure"] == request["schema"]["required"]
     [refused] = [line for line in lines if line.get("success") is False]
     assert "do not fit the schema of the form" in refused["error"]
-    assert f"True {good} " == told(server)
+    assert f"True {good} " == tool_result(server)
 
 
-@pytest.mark.parametrize("tool", ["book", "link", "think"])
-def test_a_client_declines(cli: Cli, serve: Callable[..., FakeServer], tool: str) -> None:
+@pytest.mark.parametrize(
+    ("tool", "result"), [("book", "False {} "), ("link", "False {} "), ("think", "None ")]
+)
+def test_a_client_declines(cli: Cli, serve: Serve, tool: str, result: str) -> None:
     """The tool gets no values and no other reason."""
     cli.file("asking.py", ASKING)
     server = serve(FakeReply.tool_calls((tool, {})), FakeReply.text("Done."))
     rpc(cli, {"accept": False, "values": {"ignored": 1}})
-    assert told(server) in ("False {} ", "None ")
+    assert result == tool_result(server)
 
 
-def test_a_client_lets_the_model_be_asked(cli: Cli, serve: Callable[..., FakeServer]) -> None:
+def test_a_client_lets_the_model_be_asked(cli: Cli, serve: Serve) -> None:
     """It sees the prompt and the reply."""
     cli.file("asking.py", ASKING)
     server = serve(FakeReply.tool_calls(("think", {})), FakeReply.text("four"), FakeReply.text("Done."))
@@ -347,15 +342,15 @@ def test_a_client_lets_the_model_be_asked(cli: Cli, serve: Callable[..., FakeSer
     assert ("completion", 50) == (completion["kind"], completion["max_tokens"])
     assert "System prompt:\nBe brief\nUser:\n2 + 2?" == completion["message"]
     assert ("reply", "four") == (reply["kind"], reply["message"])
-    assert "four " == told(server)
+    assert "four " == tool_result(server)
 
 
 @pytest.mark.parametrize("tool", ["book", "link", "think"])
-def test_a_client_that_leaves_declines(cli: Cli, serve: Callable[..., FakeServer], tool: str) -> None:
+def test_a_client_that_leaves_declines(cli: Cli, serve: Serve, tool: str) -> None:
     """At the end of its input, an open question has no answer, and the run goes on."""
     cli.file("asking.py", ASKING)
     server = serve(FakeReply.tool_calls((tool, {})), FakeReply.text("Done."))
     lines = rpc(cli)
     assert 1 == len(asked(lines))
-    assert "the client of this run does not ask the user" in told(server)
+    assert "the client of this run does not ask the user" in tool_result(server)
     assert lines[-1]["ok"]

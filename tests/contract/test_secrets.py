@@ -36,7 +36,7 @@ from tinyagent.testing import (
 )
 from tinyagent.testing.server import FakeReply, FakeServer, sse
 
-from .test_wire_cases import CASES, LIMITS, NO_LIMIT, steps_of, waits  # noqa: F401
+from .test_wire_cases import CASES, LIMITS, NO_LIMIT, steps_of
 
 KEY = "sk-test-CANARY-0123456789abcdefghijkl"
 OPAQUE = "CANARYq7w8e9r0t1y2u3i4o5p6a7s8d9f0"
@@ -98,7 +98,7 @@ def _repeating(step: Any, key: str) -> Any:
 
 
 @pytest.mark.parametrize("case", FAILING, ids=[case["id"] for case in FAILING])
-async def test_no_failing_case_shows_the_key(case: dict[str, Any], waits: list[float], shown: Shown) -> None:  # noqa: F811
+async def test_no_failing_case_shows_the_key(case: dict[str, Any], waits: list[float], shown: Shown) -> None:
     """A run of the agent against any faulty server does not show the key."""
     for key in (KEY, OPAQUE):
         steps = [_repeating(step, key) for step in steps_of(case)]
@@ -292,7 +292,7 @@ async def test_a_header_that_cannot_be_sent_is_named_without_its_value(
     shown.check(KEY)
 
 
-async def test_a_key_in_a_header_of_the_model_is_a_key(shown: Shown, waits: list[float]) -> None:  # noqa: F811
+async def test_a_key_in_a_header_of_the_model_is_a_key(shown: Shown, waits: list[float]) -> None:
     """A key in the `headers` of a model is not shown either."""
     headers = {"Authorization": f"Token {OPAQUE}"}
     for name in ("chat", "anthropic", "responses"):
@@ -307,7 +307,7 @@ async def test_a_key_in_a_header_of_the_model_is_a_key(shown: Shown, waits: list
     shown.check(OPAQUE)
 
 
-async def test_the_list_of_models_shows_no_key(shown: Shown, waits: list[float]) -> None:  # noqa: F811
+async def test_the_list_of_models_shows_no_key(shown: Shown, waits: list[float]) -> None:
     """Errors while listing models do not show the key."""
     for reply in (FakeReply.error(401, f"no {KEY}"), FakeReply([f"<p>{KEY}".encode()])):
         async with FakeServer(reply, repeat=True) as server:

@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-from tinyagent._net import request as _http
-from tinyagent._net.retry import RetryPolicy
 from tinyagent._net.transport import TransportChoice
 from tinyagent.agent_types import Context
 from tinyagent.errors import TinyAgentError
@@ -46,18 +44,6 @@ def steps_of(case: dict[str, Any]) -> list[Step]:
             )
             steps += [data] * step.get("times", 1)
     return steps
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Replace the waits of retries by a list of their seconds."""
-    waited: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waited.append(seconds)
-
-    monkeypatch.setattr(_http, "RETRY", RetryPolicy(sleep=sleep))
-    return waited
 
 
 async def outcome_of(model: Any, options: dict[str, Any]) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import wait_until
 
 from .conftest import (
     ROOT,
@@ -61,10 +62,7 @@ def busy_slots(server: str) -> int:
 
 def wait_for_busy_slots(server: str, count: int) -> None:
     """Wait until the server processes this number of requests."""
-    deadline = time.monotonic() + SECONDS
-    while busy_slots(server) != count:
-        assert time.monotonic() < deadline, f"the server never had {count} busy slots"
-        time.sleep(0.02)
+    wait_until(lambda: busy_slots(server) == count, f"a server with {count} busy slots")
 
 
 def test_one_shot() -> None:

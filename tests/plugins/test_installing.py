@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ._wheels import write_wheel
 from .conftest import Workshop
 
 SOURCE = """
@@ -26,40 +26,23 @@ def tinyagent_register_tools(register):
 """
 
 
-def wheel(
-    folder: Path, name: str, version: str, metadata: str = "", entry: str = "", module: str = ""
-) -> Path:
-    """Write a minimal wheel."""
-    stem = f"{name.replace('-', '_')}-{version}"
-    info = f"{stem}.dist-info"
-    path = folder / f"{stem}-py3-none-any.whl"
-    files = {
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{metadata}",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: us\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    if entry:
-        files[f"{info}/entry_points.txt"] = entry
-        files[f"plugin_{name.replace('-', '_')}.py"] = module
-    record = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
-    with zipfile.ZipFile(path, "w") as archive:
-        for file, text in {**files, f"{info}/RECORD": record}.items():
-            archive.writestr(file, text)
-    return path
-
-
 def plugin(
-    folder: Path, name: str, version: str = "1.0", needs: str = "tinyagent-core", group: str = "tools"
+    folder: Path, name: str, version: str = "1.0", needs: str = "tinyagent-core", source: str = SOURCE
 ) -> Path:
-    """Write the wheel of a plugin."""
-    entry = f"[tinyagent.{group}]\n{name} = plugin_{name}\n"
-    return wheel(folder, name, version, f"Requires-Dist: {needs}\n", entry, SOURCE.format(name=name))
+    """Write the wheel of a plugin with one tool."""
+    module = f"plugin_{name}"
+    files = {
+        "entry_points.txt": f"[tinyagent.tools]\n{name} = {module}\n",
+        f"{module}.py": source.format(name=name),
+    }
+    return write_wheel(folder, name, version, headers=f"Requires-Dist: {needs}\n", files=files)
 
 
 @pytest.fixture
 def index(tmp_path: Path, workshop: Workshop) -> Iterator[dict[str, str]]:
     """A folder for pip with newer and older versions of tinyagent-core."""
     for other in ("0.0.1", "9.0"):
-        wheel(tmp_path, "tinyagent-core", other)
+        write_wheel(tmp_path, "tinyagent-core", other)
     yield {"PIP_FIND_LINKS": str(tmp_path)}
     [site] = workshop.folder.glob("lib/python*/site-packages")
     for name in ("sunny", "other", "plain"):  # pip would take longer than the tests
@@ -110,7 +93,7 @@ def test_a_plugin_that_needs_another_tinyagent(
 
 def test_other_packages_give_a_warning(workshop: Workshop, tmp_path: Path, index: dict[str, str]) -> None:
     """A distribution without our entry points gives a warning, and cannot be uninstalled here."""
-    wheel(tmp_path, "plain", "1.0")
+    write_wheel(tmp_path, "plain")
     done = workshop.tinyagent("plugins", "install", "plain", **index)
     assert ("", 0) == (done.stdout, done.returncode)
     assert "plain is not a plugin" in done.stderr
@@ -122,13 +105,8 @@ def test_other_packages_give_a_warning(workshop: Workshop, tmp_path: Path, index
 def test_rivals_and_guards_are_pointed_out(workshop: Workshop, tmp_path: Path, index: dict[str, str]) -> None:
     """A note reports a name that is taken, and a plugin that is loaded for every run."""
     plugin(tmp_path, "sunny")
-    wheel(
-        tmp_path,
-        "other",
-        "1.0",
-        "",
-        "[tinyagent.tools]\nsunny = plugin_other\n[tinyagent.hooks]\nw = plugin_other\n",
-    )
+    entries = "[tinyagent.tools]\nsunny = plugin_other\n[tinyagent.hooks]\nw = plugin_other\n"
+    write_wheel(tmp_path, "other", files={"entry_points.txt": entries, "plugin_other.py": ""})
     assert 0 == workshop.tinyagent("plugins", "install", "sunny", **index).returncode
     done = workshop.tinyagent("plugins", "install", "other", **index)
     assert 0 == done.returncode, done.stderr
@@ -210,8 +188,7 @@ def test_a_broken_plugin_is_reinstalled_from_its_source(
     workshop: Workshop, tmp_path: Path, index: dict[str, str]
 ) -> None:
     """The hint has the wheel that the plugin was installed from, and its command works."""
-    needy = "[tinyagent.tools]\nsunny = plugin_sunny\n"
-    made = wheel(tmp_path, "sunny", "1.0", "", needy, f"import plugin_plain\n{SOURCE.format(name='sunny')}")
+    made = plugin(tmp_path, "sunny", source=f"import plugin_plain\n{SOURCE}")
     assert 0 == workshop.tinyagent("plugins", "install", made).returncode
     done = workshop.tinyagent("tools", "call", "sunny")
     assert ("", 3) == (done.stdout, done.returncode)

@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from tests.waiting import wait_until
 from tinyagent import Context, Model, stream_proxy
 from tinyagent.testing import FakeReply, FakeServer, Hold, chat_chunk, sse, user
 
@@ -120,14 +120,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
         assert "Traceback" not in proxy.stderr
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until the condition is true."""
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 # ---- what works ---------------------------------------------------------------------------------------
 
 
@@ -219,10 +211,10 @@ def test_an_abort_reaches_the_provider(start: Start) -> None:
         assert "Half" == caller.stdout.read(4)
         assert 1 == server.open_connections
         caller.send_signal(signal.SIGINT)
-        eventually(lambda: server.open_connections == 0)
+        wait_until(lambda: server.open_connections == 0)
         caller.communicate(timeout=SECONDS)
         assert 130 == caller.returncode
-        eventually(lambda: "status=aborted" in proxy.stderr)
+        wait_until(lambda: "status=aborted" in proxy.stderr)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +234,7 @@ def test_a_server_that_ends_in_the_middle(signum: int, words: tuple[str, ...], s
         proxy.process.send_signal(signum)
         out, err = caller.communicate(timeout=SECONDS)
         assert -signum == proxy.process.wait(SECONDS)
-        eventually(lambda: server.open_connections == 0)
+        wait_until(lambda: server.open_connections == 0)
     done = Done(caller.returncode, "".join([*read, line, out]), err)
     last = done.lines[-1]
     assert (1, 1, False) == (done.code, last["exit_code"], last["ok"])
@@ -335,4 +327,4 @@ async def test_five_hundred_concurrent_replies_are_complete(start: Start) -> Non
     assert MANY == upstream.here
     wanted = [([f"p{number}.{n} " for n in range(DELTAS)], "done") for number in range(MANY)]
     assert [] == [number for number in range(MANY) if got[number] != wanted[number]]
-    eventually(lambda: proxy.stderr.count("status=ok") == MANY)
+    wait_until(lambda: proxy.stderr.count("status=ok") == MANY)

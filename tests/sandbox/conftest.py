@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -52,16 +53,18 @@ class World:
         python: A Python that the user can run.
     """
 
-    def __init__(self, base: Path, uid: int, python: str) -> None:
+    def __init__(self, base: Path, uid: int, python: str, repositories: Path) -> None:
         self.base, self.uid, self.python = base, uid, python
         self.home, self.project, self.outside = base / "home", base / "project", base / "outside"
         self.temporary = base / "temporary"
-        self._fill()
+        self._fill(repositories)
         self._made: list[Sandbox] = []
 
-    def _fill(self) -> None:
-        for folder in (self.home, self.project, self.outside, self.temporary):
+    def _fill(self, repositories: Path) -> None:
+        for folder in (self.home, self.outside, self.temporary):
             folder.mkdir()
+        shutil.copytree(repositories, self.project)
+        (self.project / "apart/.git").write_text(f"gitdir: {self.project}/apart-data\n")
         files = {
             "home/.ssh/id_test": CANARY,
             "home/.config/tinyagent/keys.toml": f'demo = "{CANARY}"\n',
@@ -79,19 +82,13 @@ class World:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         (self.home / ".bashrc").symlink_to(self.project / "dotfiles/bashrc")
-        for folder in (self.project, self.project / "sub/inner"):
-            subprocess.run(["git", "init", "-q", "-b", "main", str(folder)], check=True)
-        bare, apart = self.project / "layout/.bare", self.project / "apart"
-        for folder in (bare, self.project / "mirror.git"):
-            subprocess.run(["git", "init", "-q", "--bare", str(folder)], check=True)
-        (self.project / "layout/.git").write_text("gitdir: ./.bare\n")
-        subprocess.run(["git", "init", "-q", f"--separate-git-dir={apart}-data", str(apart)], check=True)
         self.give()
 
     def give(self) -> None:
         """Make the user the owner of everything."""
         if os.geteuid() == 0:
-            subprocess.run(["chown", "-R", f"{self.uid}:{self.uid}", str(self.base)], check=True)
+            for path in (self.base, *self.base.rglob("*")):
+                os.chown(path, self.uid, self.uid, follow_symlinks=False)
 
     def state(self) -> dict[str, str]:
         """Return the content of everything that no program in the project may change."""
@@ -161,10 +158,30 @@ def _missing(reason: str) -> None:
 
 
 @pytest.fixture(scope="session")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with Git repositories of each kind, which is the beginning of each project."""
+    project = tmp_path_factory.mktemp("repositories") / "project"
+    project.mkdir()
+    for options in (
+        ["-b", "main", "."],
+        ["-b", "main", "sub/inner"],
+        ["--bare", "layout/.bare"],
+        ["--bare", "mirror.git"],
+        ["--separate-git-dir=apart-data", "apart"],
+    ):
+        subprocess.run(["git", "init", "-q", *options], cwd=project, check=True)
+    (project / "layout/.git").write_text("gitdir: ./.bare\n")
+    for sample in project.rglob("*.sample"):
+        sample.unlink()
+    return project
+
+
+@pytest.fixture(scope="session")
 def find_python() -> Callable[[int], str]:
     """Return a function that finds a Python that a user can run."""
     candidates = (sys.executable, *(f"{place}/python3" for place in ("/usr/local/bin", "/usr/bin")))
 
+    @cache
     def find(uid: int) -> str:
         who = {"user": uid, "group": uid, "extra_groups": []} if os.geteuid() == 0 else {}
         for program in candidates:
@@ -183,7 +200,10 @@ def find_python() -> Callable[[int], str]:
 
 @pytest.fixture(params=USERS)
 def world(
-    request: pytest.FixtureRequest, find_python: Callable[[int], str], monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    find_python: Callable[[int], str],
+    repositories: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[World]:
     """Return a world of an ordinary user; and one of root, if root runs the tests."""
     uid = os.geteuid() if os.geteuid() else {"ordinary": NOBODY, "root": 0}[request.param]
@@ -192,7 +212,7 @@ def world(
     base.chmod(0o755)
     python = find_python(uid)
     try:
-        made = World(base, uid, python)
+        made = World(base, uid, python, repositories)
         monkeypatch.setenv("HOME", str(made.home))
         monkeypatch.setattr(places, "account_home", lambda: str(made.home))
         monkeypatch.delenv("TINYAGENT_HOME", raising=False)

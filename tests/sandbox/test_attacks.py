@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -228,7 +229,9 @@ def peers(world: World, script: str) -> Iterator[tuple[dict[str, str], list[sock
         master, terminal = os.openpty()
         os.chown(os.ttyname(terminal), world.uid, -1)
         victim = subprocess.Popen(
-            ["sleep", "1000"],
+            ["cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             env={"SECRET": CANARY},
             cwd=world.home / ".ssh",
             start_new_session=True,
@@ -248,12 +251,12 @@ def peers(world: World, script: str) -> Iterator[tuple[dict[str, str], list[sock
                 },
                 [udp, log],
             )
-            if victim.poll() is not None:
+            if not _answers(victim):
                 raise _KilledError
         finally:
             libc.shmctl(segment, 0, None)  # IPC_RMID
             victim.kill()
-            victim.wait()
+            victim.communicate()
             for descriptor in (master, terminal):
                 os.close(descriptor)
             planted.unlink()
@@ -261,6 +264,18 @@ def peers(world: World, script: str) -> Iterator[tuple[dict[str, str], list[sock
 
 class _KilledError(Exception):
     """The victim has ended."""
+
+
+def _answers(victim: subprocess.Popen[bytes]) -> bool:
+    """Return whether the victim is alive. A signal that was sent to it is delivered before it can answer."""
+    assert victim.stdin is not None
+    assert victim.stdout is not None
+    victim.send_signal(signal.SIGCONT)  # a tracer may have stopped it
+    try:
+        os.write(victim.stdin.fileno(), b"?")
+    except BrokenPipeError:
+        return False
+    return os.read(victim.stdout.fileno(), 1) == b"?"
 
 
 def succeeds(world: World, mechanism: str, attack: Attack) -> tuple[bool, str]:

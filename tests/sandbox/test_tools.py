@@ -13,14 +13,14 @@ import re
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 import pytest
 
+from tests.waiting import wait_until
 from tinyagent import AgentToolResult, AgentToolUpdateCallback, ToolError, sandbox, tool
 from tinyagent._sandbox import launcher
 from tinyagent._tool_checks import validate_tool_arguments
@@ -129,18 +129,21 @@ import asyncio, json, runpy, sys
 from tinyagent import sandbox
 from tinyagent.tools import FunctionTool
 
-mechanism, name, arguments = sys.argv[1:]
+mechanism, calls = sys.argv[1:]
 if mechanism == "landlock":
     sandbox._working_mechanism = lambda: ("landlock", "", ())
 import attacker
 
-made = vars(attacker)[name]
-execute = made.execute_here if mechanism == "none" else made.execute
-try:
-    result = asyncio.run(execute("call", json.loads(arguments), None, lambda update: None))
-    print(result.content[0]["text"])
-except Exception as error:
-    print(f"FAILED: {type(error).__name__}: {error}")
+def call(name, arguments):
+    made = vars(attacker)[name]
+    execute = made.execute_here if mechanism == "none" else made.execute
+    try:
+        result = asyncio.run(execute("call", arguments, None, lambda update: None))
+        return result.content[0]["text"]
+    except Exception as error:
+        return f"FAILED: {type(error).__name__}: {error}"
+
+print(json.dumps([call(*each) for each in json.loads(calls)]))
 """
 
 
@@ -317,6 +320,10 @@ def test_what_cannot_be_confined() -> None:
 # ---- attacks --------------------------------------------------------------------------------------------
 
 
+Call = tuple[str, dict[str, object]]
+"""The name of a tool, and its arguments."""
+
+
 class Attacker:
     """Calls the tools of the tool file in the project, as the user of the world."""
 
@@ -327,8 +334,8 @@ class Attacker:
         (world.project / "free").mkdir()  # Landlock permits no new files beside .git
         world.give()
 
-    def __call__(self, mechanism: str, name: str, **arguments: object) -> str:
-        """Call a tool in a process of its own. Return what it prints."""
+    def __call__(self, mechanism: str, *calls: Call) -> list[str]:
+        """Call tools one after the other in a process of their own. Return what each of them returns."""
         packages = [path for path in sys.path if path.endswith("site-packages")]
         environment = {
             **self.world.environment(),
@@ -336,19 +343,14 @@ class Attacker:
             "SECRET_API_KEY": CANARY,
             "TMPDIR": str(self.world.temporary),
         }
-        command = [
-            self.world.python,
-            str(self.world.base / "call.py"),
-            mechanism,
-            name,
-            json.dumps(arguments),
-        ]
         ended = subprocess.run(
-            command, env=environment, cwd=self.world.project, capture_output=True, text=True,
+            [self.world.python, str(self.world.base / "call.py"), mechanism, json.dumps(calls)],
+            env=environment, cwd=self.world.project, capture_output=True, text=True,
             timeout=WAIT_S, check=False, **self.world.identity(),
         )  # fmt: skip
         assert 0 == ended.returncode, ended.stderr
-        return ended.stdout
+        results: list[str] = json.loads(ended.stdout)
+        return results
 
 
 @pytest.fixture
@@ -360,20 +362,20 @@ def attacker(world: World) -> Attacker:
 def test_attacks_on_files(attacker: Attacker, mechanism: str) -> None:
     """A tool writes in its folder; not outside, and not into `.git`. It cannot read keys."""
     world = attacker.world
-    inside, targets = (
-        world.project / "free/new.txt",
-        [world.outside / "new", world.project / ".git/hooks/pre-commit"],
-    )
-    assert "DONE" in attacker(mechanism, "write", path=str(inside))
-    assert "changed" == inside.read_text()
-    for target in targets:
-        assert "may be due to the sandbox" in attacker(mechanism, "write", path=str(target))
-        assert not target.exists()
-        assert "DONE" in attacker("none", "write", path=str(target))
-    for key in (".ssh/id_test", ".config/tinyagent/keys.toml"):
-        assert "Errno" in (shown := attacker(mechanism, "read", path=str(world.home / key)))
-        assert CANARY not in shown
-        assert CANARY in attacker("none", "read", path=str(world.home / key))
+    inside = world.project / "free/new.txt"
+    targets = [world.outside / "new", world.project / ".git/hooks/pre-commit"]
+    keys = [world.home / ".ssh/id_test", world.home / ".config/tinyagent/keys.toml"]
+    attacks: list[Call] = [
+        *(("write", {"path": str(target)}) for target in targets),
+        *(("read", {"path": str(key)}) for key in keys),
+    ]
+    done, *failed = attacker(mechanism, ("write", {"path": str(inside)}), *attacks)
+    assert ("DONE", "changed") == (done, inside.read_text())
+    assert [True, True] == ["may be due to the sandbox" in shown for shown in failed[:2]], failed
+    assert [False, False] == [target.exists() for target in targets]
+    assert [(True, False)] * 2 == [("Errno" in shown, CANARY in shown) for shown in failed[2:]], failed
+    shown = attacker("none", *attacks)
+    assert (["DONE"] * 2, [True, True]) == (shown[:2], [CANARY in text for text in shown[2:]])
 
 
 def test_attacks_on_processes(attacker: Attacker, mechanism: str) -> None:
@@ -387,14 +389,18 @@ def test_attacks_on_processes(attacker: Attacker, mechanism: str) -> None:
         try:
             assert victim.stdout is not None
             assert b"ready\n" == victim.stdout.readline()
-            for path in (f"/proc/{victim.pid}/environ", "/proc/self/environ"):
-                shown = attacker(mechanism, "read", path=path)
-                assert ("PATH=" if "self" in path else "Errno") in shown
-                assert CANARY not in shown
-                assert CANARY in attacker("none", "read", path=path)
-            assert "DONE" in attacker("none", "signal", pid=victim.pid)
+            attacks: list[Call] = [
+                ("read", {"path": f"/proc/{victim.pid}/environ"}),
+                ("read", {"path": "/proc/self/environ"}),
+                ("signal", {"pid": victim.pid}),
+            ]
+            others, own, signalled = attacker(mechanism, *attacks)
+            assert ("Errno" in others, CANARY in others) == (True, False)
+            assert ("PATH=" in own, CANARY in own) == (True, False)
             if mechanism == "bubblewrap" or launcher.landlock_version() >= 6:
-                assert "Errno" in attacker(mechanism, "signal", pid=victim.pid)
+                assert "Errno" in signalled
+            others, own, signalled = attacker("none", *attacks)
+            assert (True, True, "DONE") == (CANARY in others, CANARY in own, signalled)
         finally:
             victim.kill()
 
@@ -403,8 +409,9 @@ def test_attacks_on_the_network(attacker: Attacker, mechanism: str) -> None:
     """A tool whose policy has no network cannot connect."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        assert "Errno" in attacker(mechanism, "connect", port=port)
-        assert "DONE" in attacker("none", "connect", port=port)
+        [refused] = attacker(mechanism, ("connect", {"port": port}))
+        assert "Errno" in refused
+        assert ["DONE"] == attacker("none", ("connect", {"port": port}))
 
 
 def test_processes_that_stay(attacker: Attacker, mechanism: str) -> None:
@@ -413,13 +420,13 @@ def test_processes_that_stay(attacker: Attacker, mechanism: str) -> None:
     lock.touch()
     outside.touch()
     attacker.world.give()
-    assert "DONE" in attacker(mechanism, "stay", lock=str(lock))
+    assert ["DONE"] == attacker(mechanism, ("stay", {"lock": str(lock)}))
     with lock.open("a") as file:
-        wait_for(lambda: _is_free(file.fileno()))
-    assert "DONE" in attacker("none", "stay", lock=str(outside))
+        wait_until(lambda: _is_free(file.fileno()))
+    assert ["DONE"] == attacker("none", ("stay", {"lock": str(outside)}))
     with outside.open("a") as file:
         try:
-            wait_for(lambda: not _is_free(file.fileno()))
+            wait_until(lambda: not _is_free(file.fileno()))
         finally:
             subprocess.run(["pkill", "-9", "-f", re.escape(str(outside))], check=False)
 
@@ -431,11 +438,3 @@ def _is_free(descriptor: int) -> bool:
         return False
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     return True
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
