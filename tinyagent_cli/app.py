@@ -26,6 +26,22 @@ if TYPE_CHECKING:
 __all__ = ["RootGroup", "root"]
 
 
+ELSEWHERE = {
+    "ask": "run",
+    "prompt": "run",
+    "exec": "run",
+    "logs": "sessions",
+    "history": "sessions",
+    "resume": "chat -c",
+    "login": "keys set",
+    "auth": "keys set",
+    "install": "plugins install",
+    "uninstall": "plugins uninstall",
+    "aliases": "models alias",
+}
+"""Commands of similar programs, and ours for the same purpose."""
+
+
 class RootGroup(click.Group):
     """The group of all commands. Commands of plugins are found by their metadata."""
 
@@ -56,10 +72,13 @@ class RootGroup(click.Group):
         try:
             return super().make_context(info_name, args, parent, **extra)
         except click.NoSuchOption as error:
-            if error.possibilities:
-                raise
             from .terminal.hints import command_line, run_command
 
+            if error.option_name in ("-p", "--print") and " " in typed[-1]:  # that of Claude Code and pi
+                words = [word for word in typed if word != error.option_name]
+                raise HintedUsageError(error, f"To ask a model: {run_command(*words)}") from None
+            if error.possibilities:
+                raise
             place = next((place for place, word in enumerate(typed) if word in COMMANDS), 0)
             only_options = place > 0 and all(word.startswith("-") for word in typed[:place])
             if only_options or typed[place] in ("run", "chat"):
@@ -93,7 +112,9 @@ class RootGroup(click.Group):
     def _no_such_command(self, ctx: click.Context, name: str) -> NoReturn:
         from .terminal.hints import nearest, run_command
 
-        near = None if " " in name else nearest(name, self.list_commands(ctx))
+        near = ELSEWHERE.get(name)
+        if near is None and " " not in name:
+            near = nearest(name, self.list_commands(ctx))
         meant = f"Did you mean {near!r}?" if near else f"To ask a model: {run_command(name)}"
         raise click.UsageError(f"No such command {one_line(name, 60)!r}. {meant}", ctx=ctx)
 

@@ -54,7 +54,7 @@ def _run(app: AppContext) -> int:
 
 
 def _report(error: BaseException, app: AppContext) -> int:
-    from .exit_codes import STOPPED, describe
+    from .exit_codes import HELP, STOPPED, describe
 
     failure = describe(error)
     if failure.kind == "internal":
@@ -64,8 +64,8 @@ def _report(error: BaseException, app: AppContext) -> int:
             raise error  # not a defect: `main` reports the broken installation
     if app.verbosity > 1 and failure.exit_code and not isinstance(error, SystemExit):
         app.traceback(error)
-    if failure.kind in STOPPED:
-        app.show("\n".join(filter(None, (failure.message, failure.hint))))  # the user's wish, not an error
+    if failure.kind in (*STOPPED, HELP):  # not an error: the user's wish, or how to go on
+        app.show("\n".join(filter(None, (failure.message, failure.hint))))
     elif failure.message and not failure.silent:
         app.error(failure.message, failure.hint)
     return failure.exit_code

@@ -83,6 +83,10 @@ STOPPED = (errors.RunAbortedError.kind, "interrupted")
 """The kinds of error of a run that the user has stopped, by Ctrl-C, by a signal or through rpc."""
 
 
+HELP = "help"
+"""The kind of error of a plugin's group without a command. Its message is the help of the group."""
+
+
 class Failure(NamedTuple):
     """How a command failed.
 
@@ -121,11 +125,11 @@ def describe(error: BaseException) -> Failure:
 
 
 def usage_text(error: click.ClickException) -> str:
-    """Return the message of a usage error; click suggests any option that is similar, and this only one."""
+    """Return the message of a usage error with at most one suggestion; click suggests all similar options."""
     if isinstance(error, click.NoSuchOption) and error.possibilities:
         from difflib import get_close_matches
 
-        near = get_close_matches(error.option_name, error.possibilities, 1, 0)
+        near = get_close_matches(error.option_name, error.possibilities, 1, 0.7)
         error = click.NoSuchOption(error.option_name, possibilities=near, ctx=error.ctx)
     return error.format_message()
 
@@ -153,6 +157,8 @@ def _describe(error: BaseException) -> Failure:
             error.retryable,
             error.retry_after,
         )
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return Failure(HELP, usage_text(error), None, code)
     if isinstance(error, click.ClickException):
         return Failure("usage", usage_text(error), _click_hint(error), code)
     if isinstance(error, KeyboardInterrupt | click.Abort):

@@ -266,6 +266,7 @@ def test_endpoints(cli: Cli, serve: Serve) -> None:
     assert "answers, but does not list its models" == found["endpoint local"]["message"]
     assert (1, False) == (code, found["endpoint dead"]["ok"])
     assert found["endpoint dead"]["hint"]
+    assert str(found["endpoint dead"]["message"]).startswith("cannot connect to ")
 
 
 def test_offline_sends_no_request(cli: Cli, serve: Serve) -> None:

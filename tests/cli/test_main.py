@@ -11,6 +11,7 @@ import pytest
 
 from tinyagent import errors
 from tinyagent_cli import exit_codes as failures
+from tinyagent_cli.app import ELSEWHERE
 from tinyagent_cli.commands import COMMANDS
 from tinyagent_cli.terminal.signals import Interrupted
 
@@ -81,6 +82,14 @@ def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
     assert "tinyagent run 'What is $HOME?'" in cli("What is $HOME?").err
 
 
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_a_command_of_a_similar_program_names_ours(cli: Cli, name: str) -> None:
+    """For `tinyagent logs`, as in llm, the message names the command with this purpose, which exists."""
+    ours = ELSEWHERE[name]
+    assert f"Error: No such command {name!r}. Did you mean {ours!r}?\n" in cli(name, "x").err
+    assert 0 == cli(*ours.split(), "--help").code
+
+
 def test_a_misspelt_command_of_a_group_names_the_nearest(cli: Cli) -> None:
     """A misspelt command of a group gets a suggestion, also for one that is not imported yet."""
     assert "Did you mean 'list'?" in cli("tools", "lst").err
@@ -104,6 +113,9 @@ def test_options_of_a_run_without_run(cli: Cli) -> None:
     """`tinyagent -m demo "Hi"` gets the command with `run`."""
     assert 'To ask a model: tinyagent run -m "demo" "Hi"' in cli("-m", "demo", "Hi").err
     assert 'To ask a model: tinyagent run -- "- item"' in cli("- item").err
+    for option in ("-p", "--print"):  # as in Claude Code and pi
+        expected = f"Error: No such option '{option}'.\nTo ask a model: tinyagent run \"What is new?\"\n"
+        assert cli(option, "What is new?").err.startswith(expected)
     for args in (("-x", "run", "Hi"), ("-x", "-c", "chat", "Hi"), ("-m", "demo", "run", "Hi")):
         assert "Options of a command come after it: tinyagent " in cli(*args).err
     assert 'come after it: tinyagent run -m "demo" "Hi"' in cli("-m", "demo", "run", "Hi").err

@@ -39,7 +39,7 @@ def test_without_a_name_it_lists_the_providers(cli: Cli) -> None:
     found = {row["name"]: (row["from"], row["key"]) for row in rows}
     assert ("built in", "OPENAI_API_KEY is set") == found["openai"]
     assert ("built in", "GROQ_API_KEY is not set") == found["groq"]
-    assert ("built in", "none needed") == found["ollama"]
+    assert ("built in", "no key needed") == found["ollama"]
     assert ("config.toml", "MINE_KEY is not set") == found["mine"]
     assert ("acme 2.0", "see the plugin") == found["acme"]
     text = cli("models", "list", OPENAI_API_KEY="sk-test-CANARY")
@@ -118,7 +118,16 @@ def test_search_asks_once_a_day(cli: Cli, serve: Serve) -> None:
     unknown = cli("run", "-m", "zzz", "Hi")
     assert 3 == unknown.code
     assert "no listed model has this name" in unknown.err
+    assert "Did you mean" not in unknown.err
     assert "tinyagent models search" in unknown.err
+
+
+def test_a_well_known_model_without_its_provider(cli: Cli) -> None:
+    """Before any list is stored, the table of prices knows the provider of a model."""
+    for name, meant in (("gpt-4o", "openai"), ("claude-sonnet-4-5", "anthropic"), ("grok-4", "xai")):
+        done = cli("run", "-m", name, "Hi")
+        assert (3, "") == done[:2]
+        assert f"Did you mean {meant}/{name}?\n" in done.err
 
 
 def test_search_with_a_provider_that_fails(cli: Cli, serve: Serve) -> None:

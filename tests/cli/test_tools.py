@@ -113,6 +113,7 @@ def test_call_prints_the_complete_result(cli: Cli) -> None:
         (["a=x", "b=1"], 1, "at $.a"),
         (["a=1"], 1, '"b" is a required property'),
         (["a"], 2, "write arguments as KEY=VALUE"),
+        (["a"], 2, "add takes: a, b, note\n"),
         (["{'a': 1}"], 2, "not a JSON object"),
     ],
 )

@@ -212,7 +212,10 @@ def _read_key(name: str) -> str:
         key = decode_text(data, "standard input", error=InputError)
     key = key.strip()
     if not key:
-        raise InputError("There is no key on standard input.", hint=f"… | tinyagent keys set {name}")
+        raise InputError(
+            "There is no key on standard input.",
+            hint=f"Enter the key on a terminal, or pipe it into the command: … | tinyagent keys set {name}",
+        )
     if "\n" in key:
         raise InputError(
             f"Standard input has {key.count(chr(10)) + 1} lines, but a key is one line.",

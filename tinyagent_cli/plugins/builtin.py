@@ -141,7 +141,7 @@ def key_state(key: Key | None, variable: str | None) -> str:
     if key is not None and key.source != variable:
         return f"stored in {key.source}"
     if variable is None:
-        return "none needed"
+        return "no key needed"
     return f"{variable} is {'not set' if key is None else 'set'}"
 
 

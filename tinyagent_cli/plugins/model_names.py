@@ -130,12 +130,23 @@ def complete_choice(
             f"There is no model {typed!r} ({choice.source}).",
             hint=f"Did you mean {' or '.join(near)}?   All models: tinyagent models search",
         )
-    if not choice.model_id and not is_typo:
+    priced = None if choice.model_id else _with_a_price(typed)
+    if priced or not (choice.model_id or is_typo):
+        meant = f"Did you mean {priced}?\n" if priced else ""
         raise ConfigurationError(
-            f"{one_line(typed, 60)!r} ({choice.source}) is no provider, and no listed model has this name.",
-            hint="A model is PROVIDER/ID. To find one: tinyagent models list, tinyagent models search",
+            f"{one_line(typed, 60)!r} ({choice.source}) is not a provider, and no listed model has this "
+            "name.",
+            hint=meant
+            + "A model is PROVIDER/ID. To find one: tinyagent models list, tinyagent models search",
         )
     return choice  # the provider is unknown, and the error of its look-up says so
+
+
+def _with_a_price(model_id: str) -> str | None:
+    """Return `PROVIDER/ID` for the first server that has a list price for a model."""
+    from tinyagent._prices import model_facts  # takes a third of a second
+
+    return next((f"{name}/{model_id}" for name in SERVERS if model_facts(name, model_id)), None)
 
 
 def full_name(text: str, settings: Settings, note: Callable[[str], None]) -> str:

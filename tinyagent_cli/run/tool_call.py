@@ -93,7 +93,12 @@ def _arguments(tool: AgentTool, arguments: Sequence[str]) -> dict[str, object]:
     for pair in arguments:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise InputError(f"{pair!r}: write arguments as KEY=VALUE, or all of them as one JSON object.")
+            raise InputError(
+                f"{pair!r}: write arguments as KEY=VALUE, or all of them as one JSON object.",
+                hint=f"{tool.name} takes: {', '.join(properties)}"
+                if properties
+                else f"{tool.name} takes none.",
+            )
         schema = properties.get(name)
         is_text = isinstance(schema, dict) and schema.get("type") == "string"
         try:

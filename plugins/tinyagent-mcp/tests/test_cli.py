@@ -40,6 +40,14 @@ def test_the_entry_points() -> None:
         assert tinyagent_mcp is point.load()
 
 
+def test_without_a_command_the_help_is_shown() -> None:
+    """`tinyagent mcp` alone shows the help of the group, with exit code 2, as other groups do."""
+    done = tinyagent("mcp")
+    assert (2, "") == (done.returncode, done.stdout)
+    assert done.stderr.startswith("Usage: tinyagent mcp ")
+    assert "Try 'tinyagent" not in done.stderr
+
+
 def test_configured_servers_offer_tools() -> None:
     """Tools of servers in mcp.toml are called as `plugin.tool`, and listed."""
     write(f"[mcp.servers.t]\ncommand = {json.dumps(TINY)}\n")
