@@ -131,8 +131,8 @@ def server() -> Iterator[str]:
             process.stdin.close()  # the server ends when its input ends
 
 
-def _last_words(complaint: str) -> str:
-    return " / ".join(complaint.strip().splitlines()[-2:]) or "no reason given"
+def _last_lines(errors: str) -> str:
+    return " / ".join(errors.strip().splitlines()[-2:]) or "no reason given"
 
 
 def worker(module: str, python: str, *arguments: object) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def printed(command: list[str]) -> dict[str, Any]:
         command, capture_output=True, text=True, cwd=ROOT, env=environment(), check=False, timeout=900
     )
     if done.returncode:
-        raise RuntimeError(_last_words(done.stderr))
+        raise RuntimeError(_last_lines(done.stderr))
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
@@ -164,14 +164,14 @@ def program(command: list[str], **more: str) -> dict[str, float]:
     while data := os.read(process.stdout.fileno(), 65536):
         first = first or time.perf_counter()
         size += len(data)
-    complaint = process.stderr.read()
+    errors = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     end = time.perf_counter()
     process.returncode = os.waitstatus_to_exitcode(status)
     process.stdout.close()
     process.stderr.close()
     if process.returncode:
-        raise RuntimeError(f"exit code {process.returncode}: {_last_words(complaint.decode())}")
+        raise RuntimeError(f"exit code {process.returncode}: {_last_lines(errors.decode())}")
     return {
         "wall ms": (end - begin) * 1e3,
         "first ms": ((first or end) - begin) * 1e3,

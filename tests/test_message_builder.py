@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyagent import Model, _json
-from tinyagent._stream.builder import MAX_BLOCKS, BuilderEvent, MessageBuilder, now_ms, parse_partial_object
+from tinyagent._stream.builder import BuilderEvent, MessageBuilder, now_ms
+from tinyagent._stream.trace import MAX_BLOCKS, parse_partial_object
 from tinyagent.errors import InvalidReplyError
 
 MODEL = Model(provider="p", id="m", api="a")

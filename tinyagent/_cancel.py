@@ -56,6 +56,9 @@ ABORTED = "Operation aborted"
 CALLBACK_GRACE_S = 1.0
 """Seconds that a callback has to react to its cancellation, before the run continues without it."""
 
+CLEANUP_LIMIT_S = 30.0
+"""Seconds after which a clean-up that must not be interrupted is given up."""
+
 
 def require_asyncio() -> asyncio.AbstractEventLoop:
     """Return the running event loop.
@@ -438,17 +441,17 @@ async def _wind_up(task: asyncio.Task[object], grace: float) -> None:
     task.add_done_callback(_drop_result)
 
 
-async def run_to_completion(coroutine: Coroutine[object, object, T], limit: float = 30.0) -> T:
+async def run_to_completion(coroutine: Coroutine[object, object, T]) -> T:
     """Await a coroutine to its end, even if the current task is cancelled, also repeatedly.
 
     Use it in code that handles a cancellation and raises it again afterwards.
 
     Raises:
-        TimeoutError: The coroutine took longer than `limit` seconds.
+        TimeoutError: The coroutine took longer than `CLEANUP_LIMIT_S`.
     """
     task = spawn(coroutine)
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + limit
+    deadline = loop.time() + CLEANUP_LIMIT_S
     while not task.done():
         try:
             await asyncio.wait([task], timeout=deadline - loop.time())
@@ -456,5 +459,5 @@ async def run_to_completion(coroutine: Coroutine[object, object, T], limit: floa
             continue
         if loop.time() >= deadline and not task.done():
             task.cancel()
-            raise TimeoutError(f"the cleanup took longer than {limit:g} s")
+            raise TimeoutError(f"the cleanup took longer than {CLEANUP_LIMIT_S:g} s")
     return task.result()

@@ -13,11 +13,7 @@ from ._agent.listeners import Listener, Listeners
 from ._agent.prompts import Input, input_message, input_messages
 from ._agent.queue import MessageQueue, QueueMode
 from ._answer import answer_error, extract_text, last_reply, partial_text
-from ._cancel import (
-    invoke,
-    is_awaited_by,
-    require_asyncio,
-)
+from ._cancel import invoke, is_awaited_by, require_asyncio
 from ._event_stream import Channel, EventStream, Iteration
 from ._loop.limits import check_limits
 from ._stream.message_checks import checked_message, checked_messages, is_assistant, is_sent
@@ -111,7 +107,8 @@ class Agent:
             if mode not in known:
                 raise ValueError(f"{name} is {mode!r}; it must be one of {', '.join(known)}.")
         check_limits(self.options)
-        self._session_id = self.options.session_id
+        self.session_id: str | None = self.options.session_id
+        """Identifies the conversation to providers that use it for caching."""
         self._steering = MessageQueue()
         self._follow_ups = MessageQueue()
         self._listeners = Listeners()
@@ -151,15 +148,6 @@ class Agent:
         if self._latest is not None:
             self._state["stream_message"] = self._latest.message
         return self._state
-
-    @property
-    def session_id(self) -> str | None:
-        """Identifies the conversation to providers that use it for caching."""
-        return self._session_id
-
-    @session_id.setter
-    def session_id(self, value: str | None) -> None:
-        self._session_id = value
 
     def set_system_prompt(self, system_prompt: str) -> None:
         """Set the system prompt for the following runs."""
@@ -520,7 +508,7 @@ class Agent:
         )
         for shared in fields(RunSettings):
             setattr(config, shared.name, getattr(options, shared.name))
-        config.get_tools, config.session_id = self._current_tools, self._session_id
+        config.get_tools, config.session_id = self._current_tools, self.session_id
         if form is not None:
             config.response_schema = form.schema
             config.get_follow_up_messages = self._repairing(form)

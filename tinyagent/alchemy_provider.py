@@ -73,7 +73,7 @@ class AlchemyRequest(HttpRequest):
     """A request through the wheel. Checks, retries and error messages are the same as for other requests.
 
     Raises:
-        TinyAgentError: if it cannot be sent as it is.
+        TinyAgentError: The request cannot be sent.
     """
 
     def __init__(
@@ -419,11 +419,11 @@ class AlchemyStreamResponse(ReplyStream):
 def prepare(
     model: HttpModel, context: Context, options: SimpleStreamOptions
 ) -> tuple[AlchemyRequest, Callable[..., AlchemyDecoder]]:
-    """Return a checked request that was not sent yet, and the factory of its decoders.
+    """Return a checked request, which is not sent yet, and the factory of its decoders.
 
     Raises:
-        PluginError: if the wheel is not installed, or cannot be loaded.
-        TinyAgentError: if the call cannot be made as it is.
+        PluginError: The wheel is not installed, or cannot be loaded.
+        TinyAgentError: The request cannot be sent.
     """
     request = AlchemyRequest(load_wheel(), model, context, options)
     return request, partial(AlchemyDecoder, model, request=request)
@@ -441,8 +441,8 @@ async def stream_alchemy_openai_completions(
         options: See `SimpleStreamOptions`.
 
     Raises:
-        PluginError: if the wheel is not installed, or cannot be loaded.
-        TinyAgentError: if the reply did not begin.
+        PluginError: The wheel is not installed, or cannot be loaded.
+        TinyAgentError: The request failed before the reply started.
     """
     options = options or {}
     model = as_model(model, HttpModel)

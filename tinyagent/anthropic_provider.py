@@ -73,18 +73,18 @@ class AnthropicModel(HttpModel):
 
     Attributes:
         base_url: With or without `/v1/messages`.
-        headers: Sent with each request; `anthropic-beta` goes here.
-        max_tokens: The longest reply, if the call does not say; the API wants a number.
-        reasoning: Whether it can think; False keeps `thinking_level` from it.
+        headers: Sent with each request, for example `anthropic-beta`.
+        max_tokens: The most tokens of a reply if the call has no limit, because the API requires one.
+        reasoning: Whether the model reasons. If not, no thinking level is sent.
         api_key_env: The environment variable with the API key; None if the server needs no key.
-        extra_body: Merged into the request's body, last; None as a value takes a field out. `tools` are
-            added to the agent's own.
+        extra_body: Merged into the body of each request, last. The value None removes a field. `tools` are
+            added to those of the agent.
         ca_file: A file with the certificates of a private CA.
         allow_http: Whether http:// to other machines is allowed.
-        cache: How long prompts are cached: `5m`, `1h` (dearer to write), None for not at all.
-        thinking: `budget` for models that take a number of tokens, `adaptive` for those that take an
-            effort; `auto` goes by the version in a Claude's id, and takes others to want a budget.
-        max_pauses: How often a paused reply is sent back to go on; only with tools on the server.
+        cache: How long prompts are cached: `5m`, `1h` (which costs more to write), or None for no caching.
+        thinking: `budget` for models that accept a number of tokens, `adaptive` for those that accept an
+            effort, or `auto` to decide by the version in the id of a Claude; other models get a budget.
+        max_pauses: How often a paused reply is continued. Only replies with server tools are paused.
     """
 
     provider: str = "anthropic"
@@ -287,8 +287,8 @@ def thinking_level(
 ) -> str:
     """Return the thinking level of a request, which must not change during a turn.
 
-    A turn that calls tools goes on as it began: the API refuses thinking that is switched on or off between
-    a call and its result. The turn's first reply says how that was.
+    The API refuses thinking that is turned on or off between a call and its result. So all requests of a turn
+    have the level of its first one, which the first reply stores.
 
     Args:
         model: The requested model.
@@ -323,8 +323,8 @@ def _is_thought(block: Mapping[str, object]) -> bool:
 def _set_cache_points(body: dict[str, object], conversation: Conversation, point: dict[str, str]) -> None:
     """Mark the system prompt, the last tool, and the last block of the last two user messages for caching.
 
-    Four are allowed. The last but one is where the previous request put its own, so that it is found
-    however much came between. If the user has marks of their own, these are all.
+    Four marks are allowed. The last but one is at the place of the last mark of the previous request, so that
+    its cache is found, however long the messages in between are. If the user has set marks, these are all.
     """
     fixed = {name: as_list(body.get(name)) for name in ("system", "tools")}
     if conversation.is_marked or any(
@@ -345,7 +345,7 @@ async def stream_anthropic(
 ) -> ReplyStream:
     """Stream a reply from the Messages API.
 
-    `session_id` is not sent: the API knows no sessions, and caches by the prompt itself.
+    `session_id` is not sent, because the API has no sessions.
 
     Args:
         model: An `AnthropicModel`, or any model with a `base_url`.
@@ -353,7 +353,7 @@ async def stream_anthropic(
         options: See `SimpleStreamOptions`.
 
     Raises:
-        TinyAgentError: if the reply did not begin.
+        TinyAgentError: The request failed before the reply started.
     """
     options = options or {}
     model = as_model(model, AnthropicModel)

@@ -51,6 +51,9 @@ What you can do next:
 - see a tool at work: `tinyagent run -m demo -t calc "What is 6 * 7?"`"""
 """Markdown, because a terminal renders it."""
 
+_SHOWN = 200
+"""How many characters of a text the answer repeats."""
+
 
 @dataclass
 class DemoModel(Model):
@@ -227,9 +230,10 @@ def _explain(
     return "\n\n".join(parts)
 
 
-def _shorten(text: str, limit: int = 200) -> str:
+def _shorten(text: str) -> str:
+    """Return the beginning of a text in one line."""
     line = " ".join(text.split())
-    return line if len(line) <= limit else f"{line[:limit]}…"
+    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…"
 
 
 def _text(message: Message) -> str:

@@ -22,8 +22,8 @@ class OpenRouterModel(HttpModel):
         headers: Sent with each request.
         api_key_env: The environment variable with the key.
         extra_body: Merged into the request's body, last: `{"provider": {"sort": "price"}}`.
-        ca_file: Certificates of a CA of your own.
-        allow_http: Allow http:// to other machines.
+        ca_file: A file with the certificates of a private CA.
+        allow_http: Whether http:// to other machines is allowed.
     """
 
     provider: str = "openrouter"
@@ -41,19 +41,19 @@ async def stream_openrouter(
     The key is `options["api_key"]`, else `OPENROUTER_API_KEY`.
 
     Raises:
-        MissingKeyError: if there is neither; it is a `ValueError`.
-        TinyAgentError: if the reply did not begin.
+        MissingKeyError: There is no key.
+        TinyAgentError: The request failed before the reply started.
     """
-    return await stream_openai_completions(_completed(model), context, options)
+    return await stream_openai_completions(_with_defaults(model), context, options)
 
 
 async def list_openrouter_models(options: SimpleStreamOptions | None = None) -> list[ModelInfo]:
-    """The models that OpenRouter lists; it needs a key as a reply does."""
+    """Return the models that OpenRouter lists. The key is that of `stream_openrouter`."""
     return await list_openai_models(OpenRouterModel(), options)
 
 
-def _completed(model: ModelIdentity) -> ModelIdentity:
-    """A plain `Model` with the defaults of OpenRouter."""
+def _with_defaults(model: ModelIdentity) -> ModelIdentity:
+    """Return a plain `Model` as an `OpenRouterModel`, and other models unchanged."""
     if hasattr(model, "base_url"):
         return model
     level = getattr(model, "thinking_level", ThinkingLevel.OFF)

@@ -20,10 +20,11 @@ from typing import cast
 from ._cancel import Aborted
 from ._net.request import HttpRequest
 from ._net.url_guard import check_headers, check_key
-from ._stream.builder import BuilderEvent, parse_partial_object
+from ._stream.builder import BuilderEvent
 from ._stream.model import HttpModel, as_model, connection_options
 from ._stream.reply import ReplyStream
 from ._stream.request import encode_body
+from ._stream.trace import parse_partial_object
 from ._tool_schemas import tool_definitions
 from .agent_types import Context, JsonDict, ModelIdentity, SimpleStreamOptions, ThinkingLevel
 from .errors import ConfigurationError, MissingKeyError

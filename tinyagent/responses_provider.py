@@ -173,7 +173,7 @@ async def stream_openai_responses(
 ) -> ReplyStream:
     """Stream a reply from the Responses API.
 
-    `session_id` is sent as `prompt_cache_key`. Thinking budgets are not: the API takes an effort.
+    `session_id` is sent as `prompt_cache_key`. Thinking budgets are not sent: the API has only efforts.
 
     Args:
         model: An `OpenAIResponsesModel`, or any model with a `base_url`.
@@ -231,6 +231,6 @@ def wants_responses(model_id: str) -> bool:
     chat/completions refuses the tools of models that reason, or does not have these models at all.
 
     Args:
-        model_id: As OpenAI writes it; dated, fine-tuned and future ids are read, too.
+        model_id: The id at OpenAI; it may be dated, fine-tuned or of a future model.
     """
     return family_of(model_id).responses

@@ -318,23 +318,19 @@ def _landlock_rules(layout: Layout, temporary: str) -> launcher.Rules:
     # Sockets with a path are not under Landlock's control, so no Unix socket can be opened.
     families = [socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK] if layout.network else []
     program = seccomp_filter(map(int, families), namespaces=False, truncate=version >= 3)
+    writable = [*layout.writable, temporary]
     others = [os.path.realpath(path) for path in ("/dev", "/run", "/tmp", tempfile.gettempdir())]
     resolver = [os.path.realpath("/etc/resolv.conf")] if layout.network else []
     return {
         "readable": ["/"] if layout.readable is None else [*layout.readable, "/proc"],
-        "writable": [*layout.writable, temporary],
-        "hidden": [*layout.hidden, *_not_containing(others, (*layout.writable, temporary))],
+        "writable": writable,
+        "hidden": [*layout.hidden, *(path for path in others if path not in writable)],
         "protected": list(layout.protected),
         "visible": [*layout.visible, *resolver],
         "devices": _DEVICES,
         "network": layout.network,
         "filter": "" if program is None else program.hex(),
     }
-
-
-def _not_containing(paths: Sequence[str], writable: Sequence[str]) -> list[str]:
-    """Return the paths without those that are a writable folder itself."""
-    return [path for path in paths if path not in writable]
 
 
 # ---- the choice -----------------------------------------------------------------------------------------

@@ -244,7 +244,7 @@ def write_private(path: str | os.PathLike[str], data: bytes) -> None:
 def _reason_to_refuse(
     found: os.stat_result, user: int, directory_owner: int | None, *, private: bool
 ) -> tuple[str, str] | None:
-    """Why a file with this owner and mode must not be used, and the command that changes it."""
+    """Return why a file with this owner and mode must not be used, and the command that changes it."""
     trusted = {0, user} if user or directory_owner is None else {0, directory_owner}
     if found.st_uid not in trusted:
         return f"belongs to another user (uid {found.st_uid})", f"chown {user}"

@@ -66,7 +66,7 @@ class ToolSandbox:
         self._subject = subject
         self._found: Sandbox | None = None
         self._text = ""
-        self._told = False
+        self._has_noted = False
 
     @property
     def mode(self) -> Mode:
@@ -169,9 +169,9 @@ class ToolSandbox:
 
     def first_note(self) -> str | None:
         """Return once that this machine has no sandbox; None if calls run in one, or shall not."""
-        if self._told or self.is_active() or self.mode == "off":
+        if self._has_noted or self.is_active() or self.mode == "off":
             return None
-        self._told = True
+        self._has_noted = True
         return self.sandbox.describe(self.policy).rstrip(".")
 
     def details(self, *, outside: bool) -> JsonObject:

@@ -56,7 +56,7 @@ CLIENTS = {
     "agent": Entry("Agent.stream()", "ours:agent", OURS),
     "agent-httpx": Entry("Agent.stream() on httpx", "ours:agent_on_httpx", OURS),
     "agent-uvloop": Entry("Agent.stream() on uvloop", "ours:agent", (*OURS, "uvloop")),
-    "listener": Entry("Agent.stream() + a subscribed listener", "ours:agent_heard", OURS),
+    "listener": Entry("Agent.stream() + a subscribed listener", "ours:agent_with_listener", OURS),
     "jsonl": Entry("Agent.stream() + JSONL to a file", "ours:agent_recorded", OURS),
 }
 

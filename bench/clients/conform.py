@@ -63,7 +63,7 @@ async def _decode(job: Job, out: Outcome) -> None:
             break
     events += decoder.close()
     last = decoder.fail() if decoder.error is not None else events[-1]
-    _told(dict(last["message" if last["type"] == "done" else "error"]), out)
+    _describe(dict(last["message" if last["type"] == "done" else "error"]), out)
 
 
 async def _stream(job: Job, out: Outcome, way: str) -> None:
@@ -81,12 +81,13 @@ async def _stream(job: Job, out: Outcome, way: str) -> None:
         response = await stream_fn(model, context, {"api_key": KEY, "timeout": timeout})
         async for _ in response:
             pass
-        _told(dict(await response.result()), out)
+        _describe(dict(await response.result()), out)
     except TinyAgentError as error:
         out |= {"outcome": error.kind, "says": str(error)}
 
 
-def _told(message: dict[str, Any], out: Outcome) -> None:
+def _describe(message: dict[str, Any], out: Outcome) -> None:
+    """Write a message as an outcome."""
     calls = [block for block in message["content"] if block["type"] == "tool_call"]
     usage = message.get("usage")
     failed = message["stop_reason"] in ("error", "aborted")
@@ -250,7 +251,7 @@ CLIENTS: dict[str, Callable[[Job, Outcome], Any]] = {
 
 async def _answer(client: Callable[[Job, Outcome], Any], job: Job) -> Outcome:
     out: Outcome = {"outcome": "hang", "text": "", "reasoning": "", "calls": [], "says": ""}
-    began = time.perf_counter()
+    begin = time.perf_counter()
     limit = asyncio.timeout(job.get("longest", LONGEST))
     try:
         async with limit:
@@ -259,7 +260,7 @@ async def _answer(client: Callable[[Job, Outcome], Any], job: Job) -> Outcome:
         out["outcome"] = "hang" if limit.expired() else "crash"
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the outcome
         out |= {"outcome": "crash", "says": f"{type(error).__name__}: {error}"}
-    return {**out, "seconds": round(time.perf_counter() - began, 3)}
+    return {**out, "seconds": round(time.perf_counter() - begin, 3)}
 
 
 async def serve(name: str) -> None:

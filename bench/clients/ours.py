@@ -46,20 +46,20 @@ async def stream(url: str) -> AsyncIterator[Ask]:
     yield ask
 
 
-async def _run(agent: Agent, hear: Callable[[AgentEvent], object] | None = None) -> Reply:
+async def _run(agent: Agent, on_event: Callable[[AgentEvent], object] | None = None) -> Reply:
     reply = Reply()
     async for event in agent.stream("Say something."):
         if event.type == "message_update" and event.assistant_message_event["type"] in DELTAS:
             reply.count += 1
-        if hear is not None:
-            hear(event)
+        if on_event is not None:
+            on_event(event)
     if agent.state["error"]:
         raise RuntimeError(agent.state["error"])
     return reply
 
 
 async def _keep(_id: str, _args: dict[str, Any], _signal: Any, _update: Any) -> AgentToolResult:
-    return AgentToolResult(content=[{"type": "text", "text": "kept"}], terminate=True)
+    return AgentToolResult(content=[{"type": "text", "text": "stored"}], terminate=True)
 
 
 KEEP = AgentTool("keep", "Keep a text.", execute=_keep)
@@ -90,21 +90,21 @@ async def agent_on_httpx(url: str) -> AsyncIterator[Ask]:
 
 
 @asynccontextmanager
-async def agent_heard(url: str) -> AsyncIterator[Ask]:
+async def agent_with_listener(url: str) -> AsyncIterator[Ask]:
     """The same with a subscribed listener."""
 
     async def ask(body: Body) -> Reply:
         running = new_agent(url, body["model"], KEEP)
-        heard = 0
+        events = 0
 
         def listen(event: AgentEvent) -> None:
-            nonlocal heard
-            heard += 1
+            nonlocal events
+            events += 1
 
         running.subscribe(listen)
         reply = await _run(running)
-        if heard < reply.count:
-            raise RuntimeError(f"the listener got {heard} events of {reply.count}")
+        if events < reply.count:
+            raise RuntimeError(f"the listener got {events} events of {reply.count}")
         return reply
 
     yield ask

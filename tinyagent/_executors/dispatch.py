@@ -37,7 +37,7 @@ async def run_items(worker: Worker, concurrency: int, items: AsyncIterator[Batch
 
     async def run(item: BatchItem) -> None:
         try:
-            await _run(worker, item, job)
+            await _run_item(worker, item, job)
         finally:
             room.release()
 
@@ -105,7 +105,7 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-async def _run(worker: Worker, item: BatchItem, job: Job) -> None:
+async def _run_item(worker: Worker, item: BatchItem, job: Job) -> None:
     """Run an item and write its result. An exception of the worker is the result of this item."""
     try:
         result = await worker.run(item)
@@ -234,7 +234,7 @@ class _Dispatcher:
             if is_suspect and slot.worker is not worker:
                 self._again.append(item)  # it was lost by another item
             else:
-                await _run(worker, item, self._job)
+                await _run_item(worker, item, self._job)
                 self._losses_in_a_row = 0
                 self._has_results = True
         except WorkerLostError as error:

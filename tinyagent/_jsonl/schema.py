@@ -268,7 +268,7 @@ _REFERENCES: dict[tuple[str, str], JsonDict] = {
 
 
 def _with_plain_content(kind: type[object]) -> object:
-    """The typed dictionary with its `content` as plain objects: msgspec refuses a union of dictionaries."""
+    """Return a typed dictionary whose `content` is plain objects: msgspec refuses a union of dictionaries."""
     hints = {**get_type_hints(kind, include_extras=True), "content": _DICT_LIST}
     flat = TypedDict(kind.__name__, hints)  # type: ignore[misc]
     flat.__doc__ = kind.__doc__

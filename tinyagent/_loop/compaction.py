@@ -63,18 +63,18 @@ MAX_INPUT = 0.6
 """The share of the context window that the older messages may have in the request for the summary."""
 
 MIN_INPUT_TOKENS = 2000
-"""They may have this many tokens in any case."""
+"""Tokens that the older messages may have in this request in any case."""
 
 MAX_ATTEMPTS = 3
-"""So often a summary is asked for, while the request for it is too long for the model."""
+"""How often the model is asked for a summary if the request for it is too long."""
 
 SHRINK = 4
-"""Each further request is shorter by this factor."""
+"""The factor by which each further request is shorter."""
 
 CHARACTERS_PER_TOKEN = 4
 
 MIN_SHARE = 0.1
-"""The share of the context window that they need to have. Else each turn would compact the one before it."""
+"""The least share of the context window that is compacted. Else each turn would compact the one before it."""
 
 
 class Plan(NamedTuple):

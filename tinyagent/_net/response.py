@@ -6,8 +6,7 @@ import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from tinyagent._cancel import Aborted, CancelScope, SignalWatch
 from tinyagent.errors import ConfigurationError, TinyAgentError
@@ -216,14 +215,6 @@ class HttpResponse:
             await sent.transport.aclose()
         if watcher is not None:
             await asyncio.wait([watcher])
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
 
 
 def _body_reader(response: Response, errors: RequestErrors) -> Callable[[], Awaitable[bytes]]:

@@ -49,7 +49,7 @@ _STARTUP_FILES = (
 _STARTUP_FOLDERS = (".", ".config", ".local", ".local/bin", ".local/share", "bin", ".cargo")
 
 SOCKET_AGE_S = 10.0
-"""Seconds."""
+"""Seconds for which a socket must have existed to be hidden."""
 
 _LISTENING, _DATAGRAM = "00010000", "0002"
 

@@ -34,18 +34,15 @@ from tinyagent.agent_types import (
 )
 from tinyagent.errors import InvalidReplyError
 
-from .trace import MAX_BLOCKS, TEXT_KEYS, Fields, Trace, parse_partial_object
+from .trace import TEXT_KEYS, Fields, Trace
 
 __all__ = [
-    "MAX_BLOCKS",
     "BuilderEvent",
     "MessageBuilder",
-    "ModelIdentity",
     "StreamEvent",
     "event_at",
     "finished_arguments",
     "now_ms",
-    "parse_partial_object",
     "read_arguments",
     "unique_id",
 ]

@@ -53,9 +53,9 @@ class AnthropicDecoder(ReplyDecoder):
     """The events of the Messages API.
 
     Args:
-        make_continuation: Returns the body of the request that continues a paused reply, if there is one.
-        max_pauses: How often.
-        thinking_level: What the reply was asked for; kept in the message for the rest of its turn.
+        make_continuation: Returns the body of the request that continues a paused reply; None if none does.
+        max_pauses: How often a paused reply is continued.
+        thinking_level: The level of the request, which the message stores for the rest of its turn.
         answer_tool: The tool whose call is the answer: its arguments become text.
     """
 

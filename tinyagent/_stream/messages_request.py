@@ -141,6 +141,7 @@ def _blocks_of(message: Message) -> list[dict[str, object]]:
 
 
 def assistant_blocks(content: Sequence[AssistantBlock]) -> list[dict[str, object]]:
+    """Convert a reply back to the blocks of the API."""
     blocks: list[dict[str, object]] = []
     for part in content:
         if part["type"] == "text":

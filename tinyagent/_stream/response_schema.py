@@ -57,29 +57,15 @@ ANTHROPIC = SchemaRules(all_required=False, limits=False, recursive=False)
 _SAME = frozenset(("type", "description", "title", "enum", "const"))
 _LIMITS = frozenset(
     (
-        "minimum",
-        "maximum",
-        "exclusiveMinimum",
-        "exclusiveMaximum",
-        "multipleOf",
-        "minItems",
-        "maxItems",
-        "pattern",
+        *("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+        *("minItems", "maxItems", "pattern"),
     )
 )
 _LEFT_OUT = frozenset(
     (
-        *(
-            "default",
-            "examples",
-            "$comment",
-            "$schema",
-            "deprecated",
-            "readOnly",
-            "writeOnly",
-            "discriminator",
-        ),
-        *("minLength", "maxLength", "uniqueItems", "contentEncoding", "contentMediaType", "required"),
+        *("default", "examples", "$comment", "$schema", "deprecated", "readOnly", "writeOnly"),
+        *("discriminator", "minLength", "maxLength", "uniqueItems", "contentEncoding", "contentMediaType"),
+        "required",
     )
 )
 """Keywords that are not sent: notes, and limits that only the validation of the answer checks."""

@@ -104,12 +104,9 @@ def text_block(text: str) -> TextContent:
     return {"type": "text", "text": text}
 
 
-def thinking_block(text: str, signature: str | None = SIGNATURE) -> ThinkingContent:
+def thinking_block(text: str) -> ThinkingContent:
     """Return a thinking block."""
-    block: ThinkingContent = {"type": "thinking", "thinking": text}
-    if signature is not None:
-        block["thinking_signature"] = signature
-    return block
+    return {"type": "thinking", "thinking": text, "thinking_signature": SIGNATURE}
 
 
 def tool_call_block(call_id: str, /, **arguments: object) -> ToolCallContent:
@@ -307,16 +304,7 @@ def advance_clock(seconds: float) -> None:
 
 
 class ContractCase:
-    """The settings of a `ProviderContract`, and what its tests call.
-
-    Attributes:
-        stream_fn: The provider.
-        wire: The protocol of its server; None if it has no server.
-        exempt: Features (see `FEATURES`) that the provider does not have, each with the reason.
-        retries: How often the provider sends a request again.
-        patience: The most seconds of a test.
-        key: The value of `options["api_key"]`. The provider must send it only to its server.
-    """
+    """The settings of a `ProviderContract`, which describes them, and what its tests call."""
 
     # Not `StreamFn`: type checkers take a function in the body of a class for a method.
     stream_fn: Callable[..., Awaitable[StreamResponse]] | None = None
