@@ -8,12 +8,11 @@ import importlib.metadata
 import json
 import os
 import platform
-import sys
 from pathlib import Path
 from typing import Any
 
 from bench import batch, histories, report, start, streams, tokens, turns
-from bench.measure import Figure, Peers, server
+from bench.measure import Figure, Peers, say, server
 
 PARTS = ("start", "tokens", "streams", "turns", "histories", "batch")
 
@@ -56,12 +55,6 @@ def machine(peers: Peers) -> dict[str, Any]:
         "distributions": len(list(importlib.metadata.distributions())),
         **{name: peers.version(name) for name in ("httpx", "msgspec", "openai", "llm")},
     }
-
-
-def say(text: str) -> None:
-    """Show the progress on a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
 def plain(value: Any) -> Any:

@@ -25,7 +25,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from bench.measure import ROOT, Peers, environment
+from bench.measure import ROOT, Peers, environment, say
 from tinyagent.testing import (
     FakeReply,
     FakeServer,
@@ -457,12 +457,6 @@ def main() -> None:
         command = "make conformance CLIENTS=VENV  # an environment with the official clients"
         given.write.parent.mkdir(parents=True, exist_ok=True)
         given.write.write_text(document(results, command))
-
-
-def say(text: str) -> None:
-    """Show the progress on a terminal."""
-    if sys.stderr.isatty() or text.endswith("\n"):
-        print(f"\r\033[K{text}" if sys.stderr.isatty() else text.strip(), end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

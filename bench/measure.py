@@ -34,6 +34,12 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""} | more
 
 
+def say(text: str) -> None:
+    """Show the progress on a terminal; a text with a line feed in any case."""
+    if sys.stderr.isatty() or text.endswith("\n"):
+        print(f"\r\033[K{text}" if sys.stderr.isatty() else text.strip(), end="", file=sys.stderr, flush=True)
+
+
 # ---- the other clients ----------------------------------------------------------------------------
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from tinyagent._arithmetic import _operand, find_arithmetic
 from tinyagent.agent import Agent, AgentOptions
 from tinyagent.agent_types import AgentTool, AgentToolResult, MessageUpdateEvent
-from tinyagent.demo_provider import NOTICE, _arithmetic, _operand, demo_provider
+from tinyagent.demo_provider import NOTICE, demo_provider
 from tinyagent.errors import ConfigurationError
 from tinyagent.testing import assistant, check_grammar, collect, user
 
@@ -86,7 +87,7 @@ async def test_two_expressions_are_two_calls() -> None:
 )
 def test_arithmetic_is_found_in_the_text(text: str, expressions: list[str]) -> None:
     """Arithmetic is found in the prompt; dates, versions and plain numbers are ignored."""
-    assert expressions == list(_arithmetic(text))
+    assert expressions == list(find_arithmetic(text))
 
 
 @pytest.mark.parametrize("unit", ["(", "1+", "-", "f(", "1 ", "(1"])
@@ -99,11 +100,11 @@ def test_a_prompt_is_searched_in_linear_time(unit: str, monkeypatch: pytest.Monk
         steps += 1
         return _operand(text, at, depth)
 
-    monkeypatch.setitem(_arithmetic.__globals__, "_operand", counting_operand)
+    monkeypatch.setitem(find_arithmetic.__globals__, "_operand", counting_operand)
     counts = []
     for length in (1_000, 2_000, 4_000):
         steps = 0
-        assert len(list(_arithmetic((unit * length)[:length]))) <= 1
+        assert len(list(find_arithmetic((unit * length)[:length]))) <= 1
         counts.append(steps)
     once, twice, four_times = counts
     assert 0 < twice <= 2.2 * once

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tinyagent._cancel import Aborted, AbortSignal
 from tinyagent._net import pool
 from tinyagent._net import request as _request
-from tinyagent._net.direct import HIGH_WATER, WRITE_SIZE
+from tinyagent._net.http1 import HIGH_WATER, WRITE_SIZE
 from tinyagent._net.request import HttpRequest
 from tinyagent._net.retry import RetryPolicy
 from tinyagent._net.transport import MAX_HEAD, TransportChoice

@@ -14,7 +14,7 @@ from .errors import (
     error_from_message,
 )
 
-__all__ = ["answer_error", "extract_text", "last_reply", "partial_text"]
+__all__ = ["answer_error", "check_answer", "extract_text", "last_reply", "partial_text"]
 
 _LIMITS: dict[RunLimit, tuple[str, str]] = {
     "max_turns": ("The run reached its limit of model calls without a final answer.", "Raise max_turns."),
@@ -76,6 +76,14 @@ def answer_error(messages: Sequence[AgentMessage], limit: RunLimit | None) -> Ti
             hint="Ask again, allow more output tokens, or ask for less reasoning.",
         )
     return EmptyReplyError("The reply is empty.", hint="Ask again, or choose another model.")
+
+
+def check_answer(messages: Sequence[AgentMessage], limit: RunLimit | None) -> None:
+    """Raise the error of `answer_error`, if there is one, with the text so far."""
+    error = answer_error(messages, limit)
+    if error is not None:
+        error.partial_text = partial_text(messages)
+        raise error
 
 
 def partial_text(messages: Sequence[AgentMessage]) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import TYPE_CHECKING, Self, TypeVar, get_args, overload
+from typing import TYPE_CHECKING, TypeVar, get_args, overload
 
 from ._agent.active_run import ActiveRun
 from ._agent.listeners import Listener, Listeners
 from ._agent.prompts import Input, input_message, input_messages
 from ._agent.queue import MessageQueue, QueueMode
-from ._answer import answer_error, extract_text, last_reply, partial_text
+from ._agent.state import apply_event, new_state
+from ._agent.text_stream import TextStream
+from ._answer import check_answer, extract_text, last_reply, partial_text
 from ._cancel import invoke, is_awaited_by, require_asyncio
-from ._event_stream import Channel, EventStream, Iteration
+from ._event_stream import Channel, EventStream
 from ._loop.limits import check_limits
 from ._stream.message_checks import checked_message, checked_messages, is_assistant, is_sent
 from ._tool_checks import checked_tools
@@ -22,11 +24,9 @@ from .agent_loop import run_agent_loop
 from .agent_tool_execution import RUNNING_TOOLS
 from .agent_types import (
     AgentContext,
-    AgentEndEvent,
     AgentEvent,
     AgentLoopConfig,
     AgentMessage,
-    AgentStartEvent,
     AgentState,
     AgentTool,
     AnyAgentMessage,
@@ -38,16 +38,12 @@ from .agent_types import (
     JsonValue,
     Message,
     MessageEndEvent,
-    MessageStartEvent,
     MessageUpdateEvent,
     ModelIdentity,
-    RunLimit,
     RunSettings,
     StreamFn,
     ThinkingLevel,
-    ToolExecutionEndEvent,
     ToolExecutionMode,
-    ToolExecutionStartEvent,
 )
 from .errors import AgentStateError, InvalidAnswerError
 
@@ -114,29 +110,8 @@ class Agent:
         self._listeners = Listeners()
         self._active: ActiveRun | None = None
         self._latest: MessageUpdateEvent | None = None
-        self._state: AgentState = {
-            "system_prompt": "",
-            "model": None,
-            "thinking_level": ThinkingLevel.OFF,
-            "tools": [],
-            "messages": [],
-            "is_streaming": False,
-            "stream_message": None,
-            "pending_tool_calls": set(),
-            "error": None,
-            "limit": None,
-        }
         initial = self.options.initial_state or InitialState()
-        unknown = set(initial) - set(self._state)
-        if unknown:
-            raise ValueError(f"initial_state has unknown keys: {', '.join(sorted(unknown))}")
-        self._state["system_prompt"] = initial.get("system_prompt", "")
-        self._state["model"] = initial.get("model")
-        self._state["messages"] = checked_messages(initial.get("messages", []), "initial_state: ")
-        self._state["tools"] = checked_tools(initial.get("tools", []))
-        self._state["thinking_level"] = ThinkingLevel(initial.get("thinking_level", ThinkingLevel.OFF))
-        self._state["error"] = initial.get("error")
-        self._state["limit"] = initial.get("limit")
+        self._state: AgentState = new_state(initial)
         self._level_is_set = "thinking_level" in initial
 
     # ---- state --------------------------------------------------------------------------------------
@@ -244,41 +219,16 @@ class Agent:
         if type(event) is MessageUpdateEvent:
             self._latest = event
         else:
-            self._fold(event)
+            apply_event(self._state, event)
+            if type(event) is MessageEndEvent:
+                self._latest = None
+                self._steering.discard(event.message)
+                self._follow_ups.discard(event.message)
         waiting = self._listeners.call(event) if self._listeners.functions else None
         active = self._active
         channel = active.channel if active is not None else None
         room = channel.push(event) if channel is not None else None
         return self._listeners.settle(waiting, active, room) if waiting is not None else room
-
-    def _fold(self, event: AgentEvent) -> None:
-        state = self._state
-        match event:
-            case MessageStartEvent(message=message):
-                if is_assistant(message):
-                    state["stream_message"] = message
-            case MessageEndEvent(message=message):
-                self._latest = state["stream_message"] = None
-                state["messages"].append(message)
-                self._steering.discard(message)
-                self._follow_ups.discard(message)
-                if is_assistant(message) and message.get("error_message"):
-                    state["error"] = message["error_message"]
-            case ToolExecutionStartEvent(tool_call_id=call_id):
-                state["pending_tool_calls"] = state["pending_tool_calls"] | {call_id}
-            case ToolExecutionEndEvent(tool_call_id=call_id):
-                state["pending_tool_calls"] = state["pending_tool_calls"] - {call_id}
-            case AgentStartEvent():
-                state["error"] = state["limit"] = None
-            case AgentEndEvent(limit=limit):
-                state["limit"] = limit
-            case CompactionEndEvent(summary=summary) if summary is not None:
-                from ._stream.compaction import compacted
-
-                state["messages"] = compacted(state["messages"], event)
-                state["error"] = None  # The request that was too long is sent again.
-            case _:
-                pass
 
     # ---- running --------------------------------------------------------------------------------------
 
@@ -309,7 +259,7 @@ class Agent:
                 `EmptyReplyError`, which names the other content. `partial_text` has the text so far.
         """
         messages = await self._start(input_messages(input, images))
-        _check_answer(messages, self._state["limit"])
+        check_answer(messages, self._state["limit"])
         return extract_text(last_reply(messages))
 
     @overload
@@ -351,7 +301,7 @@ class Agent:
 
         wanted = answer_form(form)
         messages = await self._start(input_messages(input, images), form=wanted)
-        _check_answer(messages, self._state["limit"])
+        check_answer(messages, self._state["limit"])
         try:
             return wanted.read(last_reply(messages))
         except InvalidAnswerError as error:
@@ -593,49 +543,3 @@ class Agent:
                 with contextlib.suppress(RuntimeError):  # The loop was closed in the meantime.
                     active.loop.call_soon_threadsafe(active.channel.unbind)
             await active.wait()
-
-
-class TextStream:
-    """The text of a run, piece by piece. It is closed in the same way as an event stream.
-
-    If the run has no complete answer, reading raises the same error as `prompt_text` after the last piece.
-    """
-
-    def __init__(self, events: EventStream[AgentEvent, list[AgentMessage]]) -> None:
-        self._events = events
-
-    def __aiter__(self) -> AsyncIterator[str]:
-        return Iteration(self)
-
-    async def __anext__(self) -> str:
-        while True:
-            event = await self._events.__anext__()
-            if type(event) is MessageUpdateEvent:
-                step = event.assistant_message_event
-                if step["type"] == "text_delta":
-                    return step["delta"]
-            elif type(event) is AgentEndEvent:
-                _check_answer(event.messages, event.limit)
-
-    async def __aenter__(self) -> Self:
-        await self._events.__aenter__()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    async def aclose(self) -> None:
-        """End the run if it is still active, and wait for its end."""
-        await self._events.aclose()
-
-    def abandon(self) -> None:
-        """End the run without waiting for it."""
-        self._events.abandon()
-
-
-def _check_answer(messages: Sequence[AgentMessage], limit: RunLimit | None) -> None:
-    """Raise an error if a run has no complete text answer."""
-    error = answer_error(messages, limit)
-    if error is not None:
-        error.partial_text = partial_text(messages)
-        raise error

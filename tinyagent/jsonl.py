@@ -26,8 +26,9 @@ A user's `message_start` is restored from its `message_end`, which is the next l
 the `message_start` is written again, with its `message` and the same `seq`.
 """
 
-from ._jsonl.decoder import Decoder, messages, read, read_records
+from ._jsonl.decoder import Decoder
 from ._jsonl.encoder import Encoder, write
+from ._jsonl.reader import messages, read, read_records
 from ._jsonl.records import VERSION, ErrorRecord, HistoryRecord, Record, ResultRecord, SessionRecord
 from ._jsonl.schema import schema
 
