@@ -25,9 +25,7 @@ from typing import Any
 from bench.measure import pin
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-WORDS = " the quick brown fox jumps over a lazy dog and then it sleeps all day".replace(" ", "| ").split("|")[
-    1:
-]
+WORDS = re.findall(r" \w+", " the quick brown fox jumps over a lazy dog and then it sleeps all day")
 TICK = 0.02
 MODEL = re.compile(rb'"model"\s*:\s*"(?:[^"/]*/)*([a-z]+(?:-\d+)*)"')
 LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)

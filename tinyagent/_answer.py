@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ._stream.message_checks import is_assistant
+from ._stream.message_checks import has_failed, is_assistant
 from .agent_types import AgentMessage, AssistantMessage, RunLimit
 from .errors import (
     EmptyReplyError,
@@ -50,7 +50,7 @@ def answer_error(messages: Sequence[AgentMessage], limit: RunLimit | None) -> Ti
         limit: The limit that ended the run.
     """
     last = last_reply(messages)
-    if last["stop_reason"] in ("error", "aborted"):
+    if has_failed(last):
         return error_from_message(last)
     if limit is not None:
         text, hint = _LIMITS[limit]

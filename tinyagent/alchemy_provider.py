@@ -60,7 +60,7 @@ from .errors import (
     StreamInterruptedError,
     TinyAgentError,
 )
-from .openai_wire import OpenAICompatModel, request_headers
+from .openai_wire import OpenAICompatModel, chat_headers
 
 __all__ = ["AlchemyStreamResponse", "OpenAICompatModel", "stream_alchemy_openai_completions"]
 
@@ -96,7 +96,7 @@ class AlchemyRequest(HttpRequest):
             )
         else:
             url = base = _wire.endpoint(base_url, "/chat/completions")
-            headers, secrets = request_headers(model, options.get("api_key"))
+            headers, secrets = chat_headers(model, options.get("api_key"))
         super().__init__(
             url,
             headers=headers,

@@ -11,11 +11,11 @@ from functools import partial
 
 from ._json import as_dict, as_int, as_list
 from ._net.request import get_json
-from ._stream import request as _request_parts
 from ._stream.chat_decoder import ChatDecoder
 from ._stream.chat_request import chat_request, encoded_request, refuses_stream_options
 from ._stream.model import HttpModel, as_model, check_model, connection_options
 from ._stream.reply import ReplyStream, open_stream
+from ._stream.request import endpoint as endpoint_of
 from ._stream.request import openai_headers
 from ._stream.servers import OPENROUTER_URL, SERVERS, KnownServer, known_servers, server_of
 from .agent_types import Context, JsonObject, ModelIdentity, ModelInfo, SimpleStreamOptions
@@ -60,7 +60,7 @@ class OpenAICompatModel(HttpModel):
 
 def endpoint(base_url: str, path: str = "/chat/completions") -> str:
     """Return the URL of `path` under a base URL, which may end with `/chat/completions`."""
-    return _request_parts.endpoint(base_url, path)
+    return endpoint_of(base_url, path)
 
 
 # ---- the stream ------------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ async def stream_openai_completions(
     options = options or {}
     model = as_model(model, HttpModel)
     base_url = check_model(model, 'OpenAICompatModel(id=…, base_url="http://127.0.0.1:8080/v1")')
-    headers, secrets = request_headers(model, options.get("api_key"))
+    headers, secrets = chat_headers(model, options.get("api_key"))
     open_reply = partial(
         open_stream,
         endpoint(base_url),
@@ -104,7 +104,7 @@ async def stream_openai_completions(
                 raise
 
 
-def request_headers(model: HttpModel, api_key: str | None) -> tuple[dict[str, str], list[str]]:
+def chat_headers(model: HttpModel, api_key: str | None) -> tuple[dict[str, str], list[str]]:
     """Return the headers of a request, including the API key, and the secrets in them."""
     known = SERVERS.get(server_of(model.base_url))
     return openai_headers(
@@ -118,7 +118,7 @@ async def list_openai_models(
     """Return the models of `GET {base}/models`, for `Provider.list_models`. `model.id` may be empty."""
     options = options or {}
     model = as_model(model, HttpModel)
-    headers, secrets = request_headers(model, options.get("api_key"))
+    headers, secrets = chat_headers(model, options.get("api_key"))
     value = await get_json(
         endpoint(model.base_url, "/models"),
         headers=headers,

@@ -147,15 +147,8 @@ def tool(
         arguments, passed = arguments_type(target, described)
         tool_name = name or target.__name__
         here = execute = _executor(tool_name, target, arguments, passed)
-        box = None
-        if sandbox is not None:
-            from .tool_sandbox import ToolSandbox
-
-            if not inspect.isfunction(target) or "<" in target.__qualname__:
-                raise TypeError(
-                    f"A tool with a sandbox is a function at the top level of a module, not {target!r}."
-                )
-            box = ToolSandbox(tool_name, sandbox)
+        box = None if sandbox is None else _new_box(target, tool_name, sandbox)
+        if box is not None:
             execute = _confined(target, here, box)
         return FunctionTool(
             name=tool_name,
@@ -202,6 +195,16 @@ def _executor(
         return as_result(returned)
 
     return execute
+
+
+def _new_box(function: Callable[..., object], name: str, policy: Policy) -> ToolSandbox:
+    from .tool_sandbox import ToolSandbox
+
+    if not inspect.isfunction(function) or "<" in function.__qualname__:
+        raise TypeError(
+            f"A tool with a sandbox is a function at the top level of a module, not {function!r}."
+        )
+    return ToolSandbox(name, policy)
 
 
 def _confined(function: Callable[..., object], here: ToolExecute, box: ToolSandbox) -> ToolExecute:

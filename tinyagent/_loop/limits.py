@@ -8,6 +8,7 @@ from functools import partial
 
 from tinyagent import _json
 from tinyagent._cancel import run_in_thread
+from tinyagent._stream.message_checks import has_failed
 from tinyagent._stream.usage import total_tokens
 from tinyagent.agent_types import (
     AgentLoopConfig,
@@ -71,9 +72,8 @@ class RunLimits:
 
     def _count_tokens(self, message: AssistantMessage) -> None:
         total = total_tokens(message.get("usage"))
-        failed = message["stop_reason"] in ("error", "aborted")
         is_limited = self._config.max_total_tokens is not None
-        if total is None and is_limited and not failed and not self._has_noted_unknown_tokens:
+        if total is None and is_limited and not has_failed(message) and not self._has_noted_unknown_tokens:
             self._has_noted_unknown_tokens = True
             model = message.get("model", "")
             self._note(f"max_total_tokens: no usage is reported by {model!r}, so its replies do not count.")
@@ -89,8 +89,7 @@ class RunLimits:
             if usage:  # In a thread, because the first price loads the table.
                 estimate = partial(estimate_cost, self._config.model, usage)
                 cost = await run_in_thread(estimate, "tinyagent prices")
-            failed = message["stop_reason"] in ("error", "aborted")
-            if cost is None and not failed and not self._has_noted_unknown_cost:
+            if cost is None and not has_failed(message) and not self._has_noted_unknown_cost:
                 self._has_noted_unknown_cost = True
                 what = "no price is known for" if usage else "no usage is reported by"
                 self._note(f"max_cost: {what} {message.get('model', '')!r}, so its replies do not count.")

@@ -21,6 +21,7 @@ from tinyagent._cancel import (
 )
 from tinyagent._stream.builder import BuilderEvent, MessageBuilder, StreamEvent
 from tinyagent._stream.final_message import MALFORMED, normalise_message
+from tinyagent._stream.message_checks import has_failed
 from tinyagent._stream.repair_cache import repair_again
 from tinyagent._tool_checks import checked_tools
 from tinyagent.agent_tool_execution import Emit, send
@@ -265,7 +266,7 @@ class ModelCall:
         except MALFORMED as error:
             malformed = InvalidReplyError(f"The provider's message is malformed: {error_text(error)}")
             return await self.close(Failure.of(malformed))
-        if message["stop_reason"] in ("error", "aborted"):
+        if has_failed(message):
             text = message.get("error_message") or (
                 "The provider reported an error without a reason."
                 if message["stop_reason"] == "error"

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from tinyagent._cancel import Aborted, call_abandonable, run_to_completion
-from tinyagent._stream.message_checks import checked_message, is_assistant
+from tinyagent._stream.message_checks import checked_message, has_failed, is_assistant
 from tinyagent._stream.usage import add_usages
 from tinyagent.agent_tool_execution import Emit, ToolBatch, send
 from tinyagent.agent_types import (
@@ -162,7 +162,7 @@ class Run:
 
         If a callback fails, an extra turn reports this, without a call of the model.
         """
-        if message["stop_reason"] in ("error", "aborted"):
+        if has_failed(message):
             return await self._repetition(message)
         failure = tools.failure
         if failure is None:
@@ -374,7 +374,7 @@ class _Turn:
         message = call.message or await call.close(Failure.of(Aborted("The run was cancelled.")))
         if not any(recorded is message for recorded in run.new):
             run.record(message)
-        if message["stop_reason"] not in ("error", "aborted") and not self._results:
+        if not has_failed(message) and not self._results:
             batch = self._batch or self._new_batch(message)
             await batch.close()
             self._record_results(batch)
@@ -382,6 +382,4 @@ class _Turn:
 
 
 def _calls_tools(message: AssistantMessage) -> bool:
-    return message["stop_reason"] not in ("error", "aborted") and any(
-        block["type"] == "tool_call" for block in message["content"]
-    )
+    return not has_failed(message) and any(block["type"] == "tool_call" for block in message["content"])

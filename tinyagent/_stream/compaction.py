@@ -23,7 +23,7 @@ from tinyagent.agent_types import (
     UserMessage,
 )
 
-from .message_checks import is_assistant, is_tool_result
+from .message_checks import has_failed, is_assistant, is_tool_result
 from .token_estimate import BYTES_PER_TOKEN, fixed_tokens, message_tokens, text_size
 from .usage import total_tokens
 
@@ -91,7 +91,7 @@ def context_tokens(system_prompt: str, messages: Sequence[AgentMessage], tools: 
     after = 0
     for message in reversed(messages):
         if is_assistant(message):
-            if _has_failed(message):
+            if has_failed(message):
                 continue
             used = total_tokens(message.get("usage"))
             if used and message.get("timestamp", 0) > since:
@@ -102,11 +102,7 @@ def context_tokens(system_prompt: str, messages: Sequence[AgentMessage], tools: 
 
 def _message_tokens(message: AgentMessage) -> int:
     """Estimate the tokens of a message. A failed reply is not sent."""
-    return 0 if is_assistant(message) and _has_failed(message) else message_tokens(message)
-
-
-def _has_failed(message: AgentMessage) -> bool:
-    return message.get("stop_reason") in ("error", "aborted")
+    return 0 if is_assistant(message) and has_failed(message) else message_tokens(message)
 
 
 # ---- the cut --------------------------------------------------------------------------------------------
@@ -145,7 +141,7 @@ def find_cut(messages: Sequence[AgentMessage], keep_tokens: float) -> Cut | None
     kept = [*(place for place in prompt if place < start), *range(start, count)]
     stays = set(kept)
     older = [message for place, message in enumerate(messages) if place not in stays]
-    if not any(is_assistant(message) and not _has_failed(message) for message in older):
+    if not any(is_assistant(message) and not has_failed(message) for message in older):
         return None
     return Cut(older, [place - count for place in kept])
 

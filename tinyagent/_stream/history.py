@@ -23,7 +23,7 @@ from tinyagent.agent_types import (
     ToolCallContent,
 )
 
-from .message_checks import is_plain, is_sent, message_problem, with_defaults
+from .message_checks import has_failed, is_plain, is_sent, message_problem, with_defaults
 
 __all__ = ["UsedIds", "adapt_history", "is_own", "is_sendable", "repair_history"]
 
@@ -157,7 +157,7 @@ def repair_history(messages: Sequence[Message], *, first: int = 1) -> list[Messa
             continue
         close_open_calls()
         if message["role"] == "assistant":
-            if message.get("stop_reason") in ("error", "aborted"):
+            if has_failed(message):
                 continue
             waiting += [
                 (block["id"], block["name"]) for block in message["content"] if block["type"] == "tool_call"

@@ -25,6 +25,7 @@ from tinyagent.errors import InvalidMessageError
 __all__ = [
     "checked_message",
     "checked_messages",
+    "has_failed",
     "is_assistant",
     "is_plain",
     "is_sent",
@@ -149,6 +150,11 @@ def is_sent(message: object) -> TypeGuard[Message]:
 def is_assistant(message: object) -> TypeGuard[AssistantMessage]:
     """Whether a message is a reply of a model."""
     return isinstance(message, _DICT) and message.get("role") == "assistant"
+
+
+def has_failed(message: Mapping[str, object]) -> bool:
+    """Whether a reply has failed or was aborted. Its tool calls are not run, and it is not sent again."""
+    return message.get("stop_reason") in ("error", "aborted")
 
 
 def is_plain(message: object) -> TypeGuard[UserMessage | AssistantMessage]:

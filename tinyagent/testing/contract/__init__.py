@@ -17,7 +17,8 @@ without a server omits it. Then the tests cannot set the content of its replies,
 its events, unless it overrides `serve`. List in `exempt` what a provider cannot do, with the reason.
 """
 
-from .case import FEATURES, CallOutcome, LookTool, ProviderUnderTest, advance_clock
+from .case import FEATURES, CallOutcome, LookTool, ProviderUnderTest
+from .checks import advance_clock
 from .content import ContentTests
 from .failures import FailureTests
 from .leaving import LeavingTests

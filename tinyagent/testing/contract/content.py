@@ -7,15 +7,8 @@ from typing import Literal
 from tinyagent.agent_types import ThinkingLevel, ToolCallContent
 from tinyagent.testing.wires import Block, Script
 
-from .case import (
-    ContractCase,
-    LookTool,
-    expect,
-    expect_equal,
-    text_block,
-    thinking_block,
-    tool_call_block,
-)
+from .case import ContractCase, LookTool, text_block, thinking_block, tool_call_block
+from .checks import expect, expect_equal
 
 __all__ = ["ContentTests"]
 

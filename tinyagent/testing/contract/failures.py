@@ -7,7 +7,8 @@ from typing import Literal
 from tinyagent.testing.server import FakeReply, FakeServer, Hold
 from tinyagent.testing.wires import Block, Script
 
-from .case import CallOutcome, ContractCase, LookTool, expect, expect_equal, text_block, tool_call_block
+from .case import CallOutcome, ContractCase, LookTool, text_block, tool_call_block
+from .checks import expect, expect_equal
 
 __all__ = ["FailureTests"]
 

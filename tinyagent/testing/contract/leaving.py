@@ -18,16 +18,8 @@ from tinyagent.agent_types import (
 from tinyagent.testing.server import FakeReply
 from tinyagent.testing.wires import Script
 
-from .case import (
-    CallOutcome,
-    ContractCase,
-    ProviderUnderTest,
-    check_closed,
-    expect,
-    expect_equal,
-    text_block,
-    within,
-)
+from .case import CallOutcome, ContractCase, ProviderUnderTest, check_closed, text_block
+from .checks import expect, expect_equal, within
 from .failures import SILENT_REPLY
 
 __all__ = ["LeavingTests"]

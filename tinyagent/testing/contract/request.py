@@ -14,13 +14,11 @@ from .case import (
     ContractCase,
     LookTool,
     ProviderUnderTest,
-    expect,
-    expect_equal,
-    leaves_of,
     text_block,
     thinking_block,
     tool_call_block,
 )
+from .checks import expect, expect_equal, leaves_of
 
 __all__ = ["RequestTests"]
 

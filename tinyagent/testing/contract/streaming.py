@@ -9,17 +9,8 @@ from typing import overload
 from tinyagent.testing.server import FakeReply, Step
 from tinyagent.testing.wires import Block, Script
 
-from .case import (
-    ContractCase,
-    advance_clock,
-    deltas_of,
-    expect,
-    expect_equal,
-    text_block,
-    thinking_block,
-    tool_call_block,
-    within,
-)
+from .case import ContractCase, text_block, thinking_block, tool_call_block
+from .checks import advance_clock, deltas_of, expect, expect_equal, within
 
 __all__ = ["StreamingTests"]
 
