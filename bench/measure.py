@@ -30,8 +30,8 @@ def pin(cpu: int) -> None:
 
 def environment(**more: str) -> dict[str, str]:
     """Return the environment of a child process: ours, with this checkout on the path and no proxy."""
-    kept = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
-    return kept | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""} | more
+    inherited = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+    return inherited | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""} | more
 
 
 def say(text: str) -> None:

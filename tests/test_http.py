@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from tinyagent._cancel import Aborted, AbortSignal
-from tinyagent._net import connection as _connection
 from tinyagent._net import direct
+from tinyagent._net import network as _network
 from tinyagent._net import request as _request
 from tinyagent._net import response as _response
 from tinyagent._net.errors import redact
@@ -645,7 +645,7 @@ async def test_a_proxy_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
             assert b"hello" == await body_of(request_to(server))
         assert 1 == len(proxy.requests)
         monkeypatch.setenv("no_proxy", "models.example")
-        assert _connection.proxy_for("http", "models.example", 80) is None
+        assert _network.proxy_for("http", "models.example", 80) is None
 
 
 async def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> None:

@@ -75,7 +75,7 @@ ENVIRONMENT_READERS = {
     "tool_sandbox",  # reads whether the user wants one
     "_sandbox.places",  # finds our own folders, to hide them
     *(
-        "_net.connection",
+        "_net.network",
         "_stream.request",
         "alchemy_provider",
         "openai_wire",

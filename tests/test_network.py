@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tinyagent._net import connection as _connection
-from tinyagent._net.connection import certificate_hint, is_loopback, proxy_for, tls_context
+from tinyagent._net import network as _network
+from tinyagent._net.network import certificate_hint, is_loopback, proxy_for, tls_context
 from tinyagent.errors import ConfigurationError
 
 
@@ -21,7 +21,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(_connection, "_contexts", {})
+    monkeypatch.setattr(_network, "_contexts", {})
 
 
 @pytest.mark.parametrize(
@@ -141,11 +141,11 @@ def test_the_hashed_directory_of_the_system_is_used_first(
     (tmp_path / "0a1b2c3d.0").touch()
     empty = tmp_path / "empty"
     empty.mkdir()
-    monkeypatch.setattr(_connection, "_SYSTEM_DIRECTORIES", ())
+    monkeypatch.setattr(_network, "_SYSTEM_DIRECTORIES", ())
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: _paths(empty))
-    assert _connection._hashed_directory() is None
-    monkeypatch.setattr(_connection, "_SYSTEM_DIRECTORIES", (str(tmp_path / "missing"), str(tmp_path)))
-    assert str(tmp_path) == _connection._hashed_directory()
+    assert _network._hashed_directory() is None
+    monkeypatch.setattr(_network, "_SYSTEM_DIRECTORIES", (str(tmp_path / "missing"), str(tmp_path)))
+    assert str(tmp_path) == _network._hashed_directory()
     context = tls_context(None)
     assert (0, ssl.CERT_REQUIRED, True) == (
         context.cert_store_stats()["x509"],
@@ -156,8 +156,8 @@ def test_the_hashed_directory_of_the_system_is_used_first(
 
 def test_certifi_is_the_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A system without certificates, such as a minimal container, uses those of certifi."""
-    monkeypatch.setattr(_connection, "_SYSTEM_DIRECTORIES", ())
-    monkeypatch.setattr(_connection, "_SYSTEM_FILES", ())
+    monkeypatch.setattr(_network, "_SYSTEM_DIRECTORIES", ())
+    monkeypatch.setattr(_network, "_SYSTEM_FILES", ())
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: _paths(tmp_path))
     monkeypatch.setattr(ssl.SSLContext, "load_default_certs", lambda self, purpose: None)
     assert 50 < tls_context(None).cert_store_stats()["x509_ca"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tinyagent._net import request as _http
-from tinyagent._net.errors import error_code, error_text, provider_error, redact
+from tinyagent._net.errors import provider_error, redact, reported_codes, reported_text
 from tinyagent._net.request import get_json
 from tinyagent._net.retry import RetryPolicy
 from tinyagent.errors import (
@@ -24,7 +24,7 @@ from tinyagent.testing.server import FakeReply, FakeServer
 
 def error_of(status: int | None, value: Any) -> TinyAgentError:
     """Return the error for a response with this status and JSON body."""
-    return provider_error(error_text(value), provider="acme", status=status, code=error_code(value))
+    return provider_error(reported_text(value), provider="acme", status=status, code=reported_codes(value))
 
 
 @pytest.mark.parametrize(

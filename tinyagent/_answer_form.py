@@ -314,7 +314,7 @@ def _without_nulls(value: JsonValue, schemas: Sequence[object], root: JsonDict) 
         return [_without_nulls(item, items, root) for item in value]
     if not isinstance(value, dict):
         return value
-    kept: dict[str, JsonValue] = {}
+    pruned: dict[str, JsonValue] = {}
     for name, part in value.items():
         found = [
             as_dict(schema["properties"])[name]
@@ -323,8 +323,8 @@ def _without_nulls(value: JsonValue, schemas: Sequence[object], root: JsonDict) 
         ]
         required = any(name in as_list(schema.get("required")) for schema in known)
         if part is not None or required or not found or _accepts_null(found, root):
-            kept[name] = _without_nulls(part, found, root)
-    return kept
+            pruned[name] = _without_nulls(part, found, root)
+    return pruned
 
 
 def _accepts_null(schemas: Sequence[object], root: JsonDict) -> bool:

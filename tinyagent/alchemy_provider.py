@@ -36,7 +36,7 @@ from ._alchemy import (
 )
 from ._cancel import Aborted
 from ._json import as_dict
-from ._net.connection import certificate_hint, is_loopback
+from ._net.network import certificate_hint, is_loopback
 from ._net.request import HttpRequest
 from ._stream import request as _wire
 from ._stream.builder import BuilderEvent

@@ -302,15 +302,15 @@ def thinking_level(
         return "off"
     if first is None:
         return asked
-    began = str(first.get("thinking_level", "")) if is_own(first, model) else ""
-    if not began and _version(model) >= (5, 0):
+    turn_level = str(first.get("thinking_level", "")) if is_own(first, model) else ""
+    if not turn_level and _version(model) >= (5, 0):
         return asked  # These models think by default, so a level changes nothing.
-    if not began:
+    if not turn_level:
         thought = any(block["type"] == "thinking" and _is_thought(block) for block in first["content"])
-        began = (asked if asked != "off" else "low") if thought else "off"
-    if began != asked:
-        note(options, f"The thinking level stays {began!r} until this turn's tool calls are done.")
-    return began
+        turn_level = (asked if asked != "off" else "low") if thought else "off"
+    if turn_level != asked:
+        note(options, f"The thinking level stays {turn_level!r} until this turn's tool calls are done.")
+    return turn_level
 
 
 def _is_thought(block: Mapping[str, object]) -> bool:

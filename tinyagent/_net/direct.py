@@ -9,8 +9,8 @@ import re
 import ssl
 from urllib.parse import unquote, urlsplit
 
-from .connection import is_loopback, parse_address, tls_context
 from .http1 import WRITE_SIZE, HttpConnection, encode_head
+from .network import is_loopback, parse_address, tls_context
 from .transport import ConnectError, ConnectTimeoutError, Request, Route, host_and_port
 
 __all__ = ["DirectTransport"]

@@ -21,11 +21,11 @@ from tinyagent.errors import (
 __all__ = [
     "body_text",
     "check_key_variable",
-    "error_code",
-    "error_text",
     "format_duration",
     "provider_error",
     "redact",
+    "reported_codes",
+    "reported_text",
 ]
 
 SHOWN_CHARACTERS = 2000
@@ -139,7 +139,7 @@ def provider_error(
         text: The provider's message, without secrets.
         provider: The provider's name.
         status: The HTTP status, or the equivalent number in an event.
-        code: The provider's codes and types, as `error_code` returns them.
+        code: The provider's codes and types, as `reported_codes` returns them.
         prefix: Precedes the text in the message: `HTTP 429`.
         retry_after: Seconds to wait, if the provider sent them.
         retryable: Whether a retry may succeed, according to the provider; None to decide by the other values.
@@ -226,7 +226,7 @@ _TEXT_FIELDS = ("message", "error", "detail", "error_message", "msg")
 _CODE_FIELDS = ("code", "type", "status", "reason", "error_code", "innererror")
 
 
-def error_text(value: object) -> str:
+def reported_text(value: object) -> str:
     """Return the message in an error object of any provider."""
     if isinstance(value, str):
         return value
@@ -234,7 +234,7 @@ def error_text(value: object) -> str:
         return "" if value is None else _json.encode(value).decode()
     for key in _TEXT_FIELDS:
         if value.get(key):
-            text = error_text(value[key])
+            text = reported_text(value[key])
             break
     else:
         return _json.encode(value).decode() if value else ""
@@ -245,20 +245,20 @@ def error_text(value: object) -> str:
     if isinstance(metadata, Mapping) and metadata.get("raw"):
         # OpenRouter's own message is only "Provider returned error". The reason is in this field.
         raw = metadata["raw"]
-        detail = error_text(_json.decode_lenient(raw) if isinstance(raw, str) else raw)
+        detail = reported_text(_json.decode_lenient(raw) if isinstance(raw, str) else raw)
         if detail and detail not in text:
             text = f"{text} ({detail})"
     return text
 
 
-def error_code(value: object, depth: int = 4) -> str:
+def reported_codes(value: object, depth: int = 4) -> str:
     """Return the codes and types in an error object of any provider, separated by spaces."""
     if not isinstance(value, Mapping) or not depth:
         return ""
     codes = [value[key] for key in _CODE_FIELDS if isinstance(value.get(key), str)]
-    codes += [error_code(value.get(key), depth - 1) for key in ("error", "innererror", "metadata")]
+    codes += [reported_codes(value.get(key), depth - 1) for key in ("error", "innererror", "metadata")]
     if isinstance(details := value.get("details"), list):
-        codes += [error_code(item, depth - 1) for item in details[:10]]
+        codes += [reported_codes(item, depth - 1) for item in details[:10]]
     return " ".join(code for code in codes if code)[:500]
 
 
@@ -276,7 +276,7 @@ def body_text(body: bytes, content_type: str, clean: Callable[[str], str]) -> tu
         if isinstance(value, list) and value:
             value = value[0]
         if value is not None and not isinstance(value, str):
-            return clean(error_text(value) or text), clean(error_code(value))
+            return clean(reported_text(value) or text), clean(reported_codes(value))
     text = clean(text)  # before the text is shortened, because half a secret is not recognised
     if "html" in content_type or text[:1] == "<":
         title = re.search(r"(?is)<title[^>]*>(.*?)</title>", text)

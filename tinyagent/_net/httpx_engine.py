@@ -15,8 +15,8 @@ import httpx
 
 from tinyagent.errors import ConfigurationError
 
-from .connection import tls_context
 from .errors import redact
+from .network import tls_context
 from .transport import (
     MAX_HEAD,
     BrokenConnectionError,

@@ -21,8 +21,8 @@ from tinyagent import _json
 from tinyagent._cancel import CancelScope
 from tinyagent.errors import AuthenticationError, ConfigurationError, ProviderError, TinyAgentError, shorten
 
-from .connection import proxy_for
 from .errors import body_text, format_duration, redact
+from .network import proxy_for
 from .pool import Pool, current_pool
 from .request_errors import RequestErrors
 from .response import HttpResponse, Sent, Timeouts

@@ -16,8 +16,8 @@ from tinyagent.errors import (
     TinyAgentError,
 )
 
-from .connection import certificate_hint, is_loopback
 from .errors import body_text, provider_error, redact
+from .network import certificate_hint, is_loopback
 from .retry import retry_after
 from .transport import ConnectError, ConnectTimeoutError, Route, TransportError, host_and_port
 

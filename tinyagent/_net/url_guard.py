@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from tinyagent.errors import AuthenticationError, ConfigurationError
 
-from .connection import is_loopback
 from .errors import redact
+from .network import is_loopback
 
 __all__ = ["check_headers", "check_key", "check_url"]
 

@@ -12,7 +12,7 @@ from typing import TypedDict
 
 from tinyagent import _json
 from tinyagent._json import as_dict, as_int, decode_lenient
-from tinyagent._net.errors import error_code, error_text, provider_error
+from tinyagent._net.errors import provider_error, reported_codes, reported_text
 from tinyagent.agent_types import (
     ModelIdentity,
     StopReason,
@@ -464,12 +464,12 @@ class ReplyDecoder:
         inner = value
         if isinstance(value, Mapping) and value.get("error"):
             inner = value["error"]
-        if isinstance(value, Mapping) and not error_text(inner):
+        if isinstance(value, Mapping) and not reported_text(inner):
             inner = value
-        text = self._redact(error_text(inner)) or "the provider reported an error without a reason"
+        text = self._redact(reported_text(inner)) or "the provider reported an error without a reason"
         return provider_error(
             text,
             provider=self._provider,
             status=status_in(inner, value),
-            code=self._redact(error_code(value if isinstance(value, Mapping) else inner)),
+            code=self._redact(reported_codes(value if isinstance(value, Mapping) else inner)),
         )

@@ -79,7 +79,7 @@ def make_worker(spec: WorkerSpec) -> _Worker:
     """Return a worker of the contract.
 
     Raises:
-        ConfigurationError: The recipe says so.
+        ConfigurationError: The recipe has a `problem`.
     """
     if "problem" in spec.recipe:
         raise ConfigurationError(str(spec.recipe["problem"]), hint="a hint")

@@ -1,4 +1,4 @@
-"""The connection to a server: loopback addresses, proxies and trusted certificates.
+"""The network as this machine sees it: loopback addresses, proxies and trusted certificates.
 
 The environment variables are those of curl: `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy` in either
 case, `SSL_CERT_FILE` and `SSL_CERT_DIR`.
