@@ -32,8 +32,8 @@ DOCUMENTS = [
 ]
 UNCHECKED = {"text", "", "lua", "ts", "yaml"}
 """Output, settings of other programs, and generated types, which tests/peers/test_generators.py makes."""
-OTHER_ENVIRONMENTS = {"llm"}
-"""Commands of plugins that are not installed in .venv."""
+OTHER_ENVIRONMENTS = {"llm", "greet", "review"}
+"""Commands of plugins that are not installed in .venv, or that a page writes."""
 
 
 def all_blocks(*languages: str) -> list[object]:

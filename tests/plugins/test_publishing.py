@@ -1,4 +1,4 @@
-"""The section "Publish it" of docs/plugins.md, with a real index, and with pip, pipx and uv as installers."""
+"""docs/publish-a-plugin.md with a real index, and with pip, pipx and uv as installers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ from ._wheels import repack
 from .conftest import ROOT, run_clean, with_dependencies
 from .test_guide import GUIDE, blocks, commands, same
 
+PAGE = ROOT / "docs" / "publish-a-plugin.md"
 PROGRAMS = ROOT / ".venv-peers-publishing" / "bin"
 PORT = "8080"
-"""The port of the guide."""
+"""The port of the page."""
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ class Author:
         }
 
     def run(self, command: str) -> subprocess.CompletedProcess[str]:
-        """Run a line of the guide. `cd` and `export` hold for the lines that follow."""
+        """Run a line of the page. `cd` and `export` hold for the lines that follow."""
         done = run_clean("/bin/sh", "-c", command, cwd=self.folder, **self.environment)
         assert 0 == done.returncode, f"{command}\n{done.stdout}{done.stderr}"
         if command.startswith("cd "):
@@ -89,7 +90,7 @@ class Author:
 
 @pytest.mark.parametrize("installer", ["pip", "pipx", "uv"])
 def test_a_plugin_is_published_and_used(index_server: str, tmp_path: Path, installer: str) -> None:
-    """Publish, install, use, upgrade and uninstall it, with tinyagent installed by each installer."""
+    """Publish the plugin of the tutorial, and install, use, upgrade and uninstall it with each installer."""
     author = Author(tmp_path / "home")
     guide = GUIDE.read_text("utf-8")
     for info, text in blocks(guide):
@@ -98,13 +99,12 @@ def test_a_plugin_is_published_and_used(index_server: str, tmp_path: Path, insta
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, "utf-8")
     author.folder /= "tinyagent-dates"
-    before, _, section = guide.partition("\n## Publish it\n")
     ran = []
     author.environment |= dict.fromkeys(
         ("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), f"http://127.0.0.1:{index_server}/simple/"
     )
-    author.run(next(command for command, _ in commands(before) if " pip wheel " in command))
-    for info, text in blocks(section.partition("\n## ")[0]):
+    author.run(next(command for command, _ in commands(guide) if " pip wheel " in command))
+    for info, text in blocks(PAGE.read_text("utf-8")):
         if info.startswith("console") and info.partition(" with=")[2] in ("", installer):
             for command, expected in commands(text):
                 if not command.endswith(" &"):  # the server, which is running
