@@ -16,9 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tinyagent import AgentToolResult, ToolError
-from tinyagent_tools_fs import _change, _lock, _root
+from tinyagent_tools_fs import _change, _diff, _lock, _replace
 from tinyagent_tools_fs._change import _Text
-from tinyagent_tools_fs._root import Root
 
 Call = Callable[..., Awaitable[AgentToolResult]]
 Text = Callable[..., Awaitable[str]]
@@ -72,7 +71,7 @@ async def test_a_failed_write_preserves_the_old_file(
         os.write(descriptor, data[:1])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_root, "_write_all", full)
+    monkeypatch.setattr(_replace, "_write_all", full)
     with pytest.raises(ToolError, match=r"'a\.txt': No space left on device"):
         await call("write", path="a.txt", content="new")
     assert [("a.txt", "old")] == [(path.name, path.read_text()) for path in here.iterdir()]
@@ -83,13 +82,13 @@ async def test_a_concurrent_change_is_not_overwritten(
 ) -> None:
     """If an editor saves between reading and writing, its version remains and the call fails."""
     (here / "a.txt").write_text("one two")
-    replace = Root.replace
+    replace = _change.replace_file
 
-    def late(self: Root, *given: Any) -> None:
+    def late(*given: Any) -> None:
         (here / "a.txt").write_text("somebody's work")
-        replace(self, *given)
+        replace(*given)
 
-    monkeypatch.setattr(Root, "replace", late)
+    monkeypatch.setattr(_change, "replace_file", late)
     with pytest.raises(ToolError, match="changed by another program"):
         await call("edit", path="a.txt", old_text="one", new_text="1")
     with pytest.raises(ToolError, match="changed by another program"):
@@ -272,7 +271,7 @@ async def test_an_enormous_change_is_not_compared(
     (here / "a.txt").write_text("x\n" * 10_000)
     result = await call("edit", path="a.txt", old_text="x", new_text="y", replace_all=True)
     assert "[the diff is too long: lines 1-10000]" == result.details["diff"]
-    monkeypatch.setattr(_change, "MAX_DIFF", 100)
+    monkeypatch.setattr(_diff, "MAX_DIFF", 100)
     result = await call("edit", path="a.txt", old_text="y\n" * 20 + "y", new_text="z", replace_all=True)
     assert len(result.details["diff"]) < 200
 
@@ -322,14 +321,14 @@ async def test_a_change_with_equal_size_and_time_is_found(
     """The content is compared before it is replaced."""
     file = here / "a.txt"
     file.write_text("one two")
-    monkeypatch.setattr(_root, "_version", lambda status: (0, 0, 0, 0, 0))
-    write_all = _root._write_all
+    monkeypatch.setattr(_replace, "version", lambda status: (0, 0, 0, 0, 0))
+    write_all = _replace._write_all
 
     def late(descriptor: int, data: bytes) -> None:
         write_all(descriptor, data)
         file.write_text("ONE two")
 
-    monkeypatch.setattr(_root, "_write_all", late)
+    monkeypatch.setattr(_replace, "_write_all", late)
     with pytest.raises(ToolError, match="changed by another program"):
         await call("edit", path="a.txt", old_text="two", new_text="2")
     assert "ONE two" == file.read_text()
@@ -409,7 +408,7 @@ def test_a_diff_can_be_applied(before: list[str], after: list[str]) -> None:
     old, new = "".join(f"{line}\n" for line in before), "".join(f"{line}\n" for line in after)
     if old == new:
         return
-    lines, position, result = _change._diff("x", old, new).split("\n")[2:], 0, []
+    lines, position, result = _diff.unified_diff("x", old, new).split("\n")[2:], 0, []
     for line in lines:
         if line.startswith("@@"):
             found = re.match(r"@@ -(\d+)(?:,(\d+))? ", line)

@@ -12,7 +12,7 @@ import pytest
 
 import tinyagent_tools_fs
 from tinyagent import AgentTool, AgentToolResult, ToolError
-from tinyagent_tools_fs import file_tools
+from tinyagent_tools_fs import _replace, file_tools
 from tinyagent_tools_fs._git import is_git
 from tinyagent_tools_fs._places import Places, known_places
 from tinyagent_tools_fs._root import Root
@@ -210,13 +210,13 @@ async def test_a_link_before_the_rename_is_not_followed(
     tools: dict[str, AgentTool], work: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A link that appears before the rename is refused or replaced; its target never changes."""
-    check = Root._check_unchanged
+    check = _replace._check_unchanged
 
-    def late(self: Root, *given: Any) -> None:
-        check(self, *given)
+    def late(*given: Any) -> None:
+        check(*given)
         _replace_by_link(work / "src" / "main.py", outside / "secret.txt")
 
-    monkeypatch.setattr(Root, "_check_unchanged", late)
+    monkeypatch.setattr(_replace, "_check_unchanged", late)
     await _try(tools, "write", path="src/main.py", content="new\n")
     assert SECRET == (outside / "secret.txt").read_text()
     assert "new\n" == (work / "src" / "main.py").read_text()

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 
-import tinyagent_tools_fs
 from tinyagent import AgentToolResult, ToolError, tools
 from tinyagent.testing.contract import advance_clock
-from tinyagent_tools_fs import _ask, _search
+from tinyagent_tools_fs import _ask, _search, _search_tools
 from tinyagent_tools_fs._ask import Answer
 from tinyagent_tools_fs._glob import compile_glob
+from tinyagent_tools_fs._requests import GlobRequest, GrepRequest, Place
+from tinyagent_tools_fs._ripgrep import find_ripgrep
 from tinyagent_tools_fs._root import Parts, Root
-from tinyagent_tools_fs._search import GlobRequest, GrepRequest, Place, glob, grep
+from tinyagent_tools_fs._search import glob, grep
 from tinyagent_tools_fs._walk import Ignore, walk
 
 Call = Callable[..., Awaitable[AgentToolResult]]
@@ -40,17 +41,17 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         search = grep(place, request) if isinstance(request, GrepRequest) else glob(place, request)
         return Answer(list(search))
 
-    monkeypatch.setattr(tinyagent_tools_fs, "ask", ask)
+    monkeypatch.setattr(_search_tools, "ask", ask)
     monkeypatch.chdir(Path.cwd())  # a search changes it
 
 
 @pytest.fixture(params=["python", "ripgrep"])
 def engine(request: pytest.FixtureRequest, in_this_process: None, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run a test with ripgrep and without it."""
-    monkeypatch.setattr(tinyagent_tools_fs, "_ripgrep", lambda root: None)
+    monkeypatch.setattr(_search_tools, "find_ripgrep", lambda root: None)
     if request.param == "ripgrep":
         program = _ripgrep()
-        monkeypatch.setattr(tinyagent_tools_fs, "_ripgrep", lambda root: program)
+        monkeypatch.setattr(_search_tools, "find_ripgrep", lambda root: program)
     return str(request.param)
 
 
@@ -280,7 +281,7 @@ async def test_an_endless_search_is_killed(here: Path, text: Text, monkeypatch: 
         return await tools.run_in_process(*args, on_item=arrived, **options)
 
     monkeypatch.setattr(_ask, "run_in_process", run_in_process)
-    monkeypatch.setattr(tinyagent_tools_fs, "_ripgrep", lambda root: None)
+    monkeypatch.setattr(_search_tools, "find_ripgrep", lambda root: None)
     searching = asyncio.create_task(text("grep", pattern=r"^(a+)+!"))
     await found.wait()
     advance_clock(_ask.SEARCH_TIMEOUT_S)
@@ -337,9 +338,9 @@ def test_ripgrep_in_the_folder_is_not_run(here: Path, monkeypatch: pytest.Monkey
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent))
-    assert tinyagent_tools_fs._ripgrep(Root(here)) is None
+    assert find_ripgrep(Root(here)) is None
     (here / "elsewhere").mkdir()
-    assert str(program) == tinyagent_tools_fs._ripgrep(Root(here / "elsewhere"))
+    assert str(program) == find_ripgrep(Root(here / "elsewhere"))
 
 
 # ---- skipped files -----------------------------------------------------------------------------------
@@ -347,7 +348,7 @@ def test_ripgrep_in_the_folder_is_not_run(here: Path, monkeypatch: pytest.Monkey
 
 async def test_skipped_files_are_counted(here: Path, text: Text, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files that are too large and folders that are nested too deeply are counted."""
-    monkeypatch.setattr(tinyagent_tools_fs, "_ripgrep", lambda root: None)
+    monkeypatch.setattr(_search_tools, "find_ripgrep", lambda root: None)
     (here / "large.txt").write_text("needle\n" * 1_600_000)
     (here / "small.txt").write_text("needle\n")
     deep = here / "deep"

@@ -2,49 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
+from typing import Annotated
 
-from tinyagent import AgentTool, AgentToolResult, AgentToolUpdateCallback, ToolError, hookimpl
-from tinyagent.agent_types import JsonObject
+from tinyagent import AgentTool, hookimpl, tool
 
-from ._arithmetic import CONSTANTS, FUNCTIONS, CalcError, calculate
+from ._arithmetic import CONSTANTS, FUNCTIONS, calculate
 
 __all__ = ["calc", "tinyagent_register_tools"]
 
 
-async def _execute(
-    tool_call_id: str,
-    args: JsonObject,
-    signal: asyncio.Event | None,
-    on_update: AgentToolUpdateCallback,
-) -> AgentToolResult:
-    try:
-        answer = calculate(str(args["expression"]))
-    except CalcError as error:
-        raise ToolError(str(error)) from None
-    return AgentToolResult(content=[{"type": "text", "text": answer}])
-
-
-calc = AgentTool(
-    name="calc",
+# Async, so that a call of less than a millisecond does not start a thread.
+@tool(
     label="Calculator",
     description=(
         "Evaluate an arithmetic expression exactly. Operators: + - * / // % ** and parentheses. "
         f"Functions: {', '.join(sorted(FUNCTIONS))}. Constants: {', '.join(sorted(CONSTANTS))}. "
         "Angles are in radians; a comma only separates arguments."
     ),
-    parameters={
-        "type": "object",
-        "properties": {
-            "expression": {"type": "string", "description": "For example (3 + 4) * 6 or sqrt(2) / 2"},
-        },
-        "required": ["expression"],
-        "additionalProperties": False,
-    },
-    execute=_execute,
     read_only=True,
 )
+async def calc(expression: Annotated[str, "For example (3 + 4) * 6 or sqrt(2) / 2"]) -> str:
+    """Evaluate an arithmetic expression.
+
+    Raises:
+        CalcError: The expression cannot be evaluated; the model gets the reason.
+    """
+    return calculate(expression)
 
 
 @hookimpl

@@ -12,6 +12,8 @@ import operator
 import re
 from collections.abc import Callable
 
+from tinyagent import ToolError
+
 MAX_CHARACTERS = 1_000
 MAX_DEPTH = 100
 MAX_BITS = 13_000  # about 3,900 decimal digits, below the 4,300 that Python prints
@@ -19,7 +21,7 @@ MAX_BITS = 13_000  # about 3,900 decimal digits, below the 4,300 that Python pri
 Number = int | float
 
 
-class CalcError(ValueError):
+class CalcError(ToolError):
     """The expression cannot be evaluated; the message gives the reason."""
 
 
@@ -172,8 +174,6 @@ def _call(name: str, arguments: list[Number]) -> Number:
     try:
         return _bounded(FUNCTIONS[name](*arguments))
     except (TypeError, ValueError) as error:
-        if isinstance(error, CalcError):
-            raise
         shown = _short(", ".join(_show(argument) for argument in arguments))
         raise CalcError(f"{name}({shown}) has no value: {error}") from None
 

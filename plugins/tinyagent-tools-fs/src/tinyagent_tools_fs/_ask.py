@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from tinyagent import ToolError
 from tinyagent.tools import run_in_process
 
+from ._requests import SEARCH_TIMEOUT_S, GlobRequest, GrepRequest, Item, Place
 from ._root import Parts, Root
-from ._search import SEARCH_TIMEOUT_S, GlobRequest, GrepRequest, Item, Place, glob, grep
+from ._search import glob, grep
 
 __all__ = ["Answer", "ask"]
 

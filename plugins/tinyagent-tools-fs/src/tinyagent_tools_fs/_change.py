@@ -15,26 +15,23 @@ from dataclasses import dataclass
 from tinyagent import AgentToolResult, ToolError
 from tinyagent.agent_types import JsonObject
 
+from ._diff import unified_diff
 from ._read import MAX_FILE_BYTES
+from ._replace import replace_file, status_before
 from ._root import Root, read_up_to
 from ._text import SAMPLE, Encoding, detect
 
-__all__ = ["MAX_DIFF", "edit_file", "write_file"]
-
-MAX_DIFF = 20_000
-"""Characters of a diff that are shown."""
+__all__ = ["edit_file", "write_file"]
 
 MAX_PLACES = 100_000
 """Places that one edit replaces."""
 
-_CONTEXT = 3
 _NORMALIZED = 200_000  # lines that are searched for a text that differs in white space
 _FILTERED = 4_000  # lines that are filtered to find a similar one
 _COMPARED = 50  # filtered lines that are compared character by character
 _START = 100  # characters of a line that are compared; the time can be quadratic
-_DIFF_PAIRS = 250_000  # pairs of lines that a diff may compare
 
-_NOTHING = Encoding()
+_UTF_8 = Encoding()
 
 
 # ---- write ----------------------------------------------------------------------------------------
@@ -45,20 +42,20 @@ def write_file(root: Root, path: str, content: str) -> AgentToolResult:
     parts = root.locate(path, write=True)
     shown = root.show(parts)
     with root.changing:
-        before = root.status(parts)
-        if before is not None and root.saw_last(parts, before) is False:
+        before = status_before(root, parts)
+        if before is not None and root.seen.is_last(parts, before) is False:
             raise ToolError(
                 f"{root.name(parts)} has changed since you read it, so nothing was written. "
                 "Read it again, so that the other change is not lost."
             )
-        encoding, crlf, notes, head = _NOTHING, False, [], b""
+        encoding, crlf, notes, head = _UTF_8, False, [], b""
         if before is not None:
             with root.file(parts, write=True) as descriptor:
                 before = os.fstat(descriptor)
                 head = read_up_to(descriptor, SAMPLE)
                 if len(head) == SAMPLE and before.st_size <= MAX_FILE_BYTES:
                     head += read_up_to(descriptor, MAX_FILE_BYTES)
-            encoding = (detect(head, whole=len(head) == before.st_size) if head else None) or _NOTHING
+            encoding = (detect(head, whole=len(head) == before.st_size) if head else None) or _UTF_8
             crlf = _is_crlf(head, encoding)
         if crlf and "\r" not in content:
             content = content.replace("\n", "\r\n")
@@ -69,12 +66,12 @@ def write_file(root: Root, path: str, content: str) -> AgentToolResult:
             if encoding.codec == "utf-8":
                 raise _not_text(error) from None
             notes.append(f"now in UTF-8: {encoding.label.split(' ')[0]} has no {content[error.start]!r}")
-            encoding = _NOTHING
+            encoding = _UTF_8
             data = _utf8(content)
-        if encoding != _NOTHING:
+        if encoding != _UTF_8:
             notes.append(f"encoding: {encoding.label}, as before")
         whole = before is not None and len(head) == before.st_size
-        root.replace(parts, data, before, head if whole else None)
+        replace_file(root, parts, data, before, head if whole else None)
     lines = content.count("\n") + (not content.endswith("\n") and content != "")
     verb = "Created" if before is None else "Replaced"
     text = f"{verb} {shown}: {lines:,} line(s), {len(data):,} bytes." + (
@@ -148,8 +145,8 @@ def edit_file(root: Root, path: str, old: str, new: str, replace_all: bool) -> A
                 f"{root.name(parts)} is in {encoding.label}, which has no {after[error.start]!r}; "
                 "nothing was written. Use other characters, or `write` the whole file, which makes it UTF-8."
             ) from None
-        root.replace(parts, written, status, data)
-    diff = _diff(shown, text.plain, _unix(after))
+        replace_file(root, parts, written, status, data)
+    diff = unified_diff(shown, text.plain, _unix(after))
     count = f"{len(places)} places" if len(places) > 1 else "1 place"
     details: JsonObject = {
         "path": shown,
@@ -282,84 +279,3 @@ def _similar(lines: list[str], wanted: list[str]) -> int | None:
             if not left:
                 break
     return None if where is None else max(where - key, 0)
-
-
-# ---- diffs ------------------------------------------------------------------------------------------
-
-
-def _diff(shown: str, before: str, after: str) -> str:
-    """Return a unified diff. Equal lines at both ends are not compared, so a large file costs little."""
-    old, new = _lines(before), _lines(after)
-    shorter = min(len(old), len(new))
-    same = next((number for number in range(shorter) if old[number] != new[number]), shorter)
-    tail = 0
-    while tail < shorter - same and old[-1 - tail] == new[-1 - tail]:
-        tail += 1
-    if len(old) + len(new) - 2 * (same + tail) > 2 * _FILTERED:
-        return f"[the diff is too long: lines {same + 1}-{len(old) - tail}]"
-    lines = [f"--- a/{shown}", f"+++ b/{shown}"]
-    hunk: list[_Change] = []
-    for change in _changes(old, new, same, tail):
-        if hunk and change[0] - hunk[-1][1] > 2 * _CONTEXT:
-            lines += _hunk(old, new, hunk)
-            hunk = []
-        hunk.append(change)
-    lines += _hunk(old, new, hunk)
-    text = "\n".join(lines)
-    return (
-        text if len(text) <= MAX_DIFF else f"{text[:MAX_DIFF]}\n[… {len(text) - MAX_DIFF:,} more characters]"
-    )
-
-
-_Change = tuple[int, int, int, int]
-"""Start and end of the old lines, and start and end of the new lines that replace them."""
-
-
-def _changes(old: list[str], new: list[str], same: int, tail: int) -> list[_Change]:
-    """Return the changes between the equal lines at both ends."""
-    old_to, new_to = len(old) - tail, len(new) - tail
-    if old_to == new_to:  # an edit within lines changes them one by one
-        return [(at, at + 1, at, at + 1) for at in range(same, old_to) if old[at] != new[at]]
-    if (old_to - same) * (new_to - same) > _DIFF_PAIRS:
-        return [(same, old_to, same, new_to)]
-    matcher = difflib.SequenceMatcher(None, old[same:old_to], new[same:new_to])
-    return [
-        (a + same, b + same, c + same, d + same)
-        for kind, a, b, c, d in matcher.get_opcodes()
-        if kind != "equal"
-    ]
-
-
-def _hunk(old: list[str], new: list[str], changes: list[_Change]) -> list[str]:
-    """Return neighbouring changes as one hunk, with context lines."""
-    first, last = changes[0], changes[-1]
-    start, stop = max(first[0] - _CONTEXT, 0), min(last[1] + _CONTEXT, len(old))
-    new_start, new_stop = first[2] - (first[0] - start), last[3] + (stop - last[1])
-    lines = [f"@@ -{_range(start, stop)} +{_range(new_start, new_stop)} @@"]
-    at = start
-    removed: list[str] = []
-    added: list[str] = []
-    for old_from, old_to, new_from, new_to in changes:
-        if old_from > at:
-            lines += removed + added + [f" {line}" for line in old[at:old_from]]
-            removed, added = [], []
-        removed += [f"-{line}" for line in old[old_from:old_to]]
-        added += [f"+{line}" for line in new[new_from:new_to]]
-        at = old_to
-    return lines + removed + added + [f" {line}" for line in old[at:stop]]
-
-
-def _range(start: int, stop: int) -> str:
-    """Return the range in a hunk's header: first line and count; an empty range has the line before it."""
-    if stop - start == 1:
-        return str(start + 1)
-    return f"{start + (stop > start)},{stop - start}"
-
-
-def _lines(text: str) -> list[str]:
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    else:
-        lines[-1] += "\n\\ No newline at end of file"
-    return lines

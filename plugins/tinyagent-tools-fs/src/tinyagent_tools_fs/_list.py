@@ -1,6 +1,5 @@
 """The tool `list`."""
 
-# Pathlib has no descriptors.
 from __future__ import annotations
 
 import heapq

@@ -47,7 +47,7 @@ def read_file(root: Root, path: str, first: int, limit: int, numbers: bool) -> A
                 f"{root.name(parts)} is a binary file of {size:,} bytes, so it is not shown. "
                 "If its content matters, use a program for its format."
             )
-        root.saw(parts, status)
+        root.seen.add(parts, status)
         if not head:
             return AgentToolResult(
                 [{"type": "text", "text": f"[{shown} is empty]"}], _details(shown, encoding, 0)

@@ -1,4 +1,4 @@
-"""The working directory, and all functions that open files in it.
+"""The working directory: which paths are in it, and how its files are opened.
 
 A path is first resolved with its symbolic links and compared with the root. Then its parts are opened one
 after the other from the root's own descriptor, and a part that is a link is refused. So if a part is
@@ -13,10 +13,8 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-import secrets
 import stat
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,20 +22,16 @@ from pathlib import Path
 from tinyagent import ToolError
 
 from ._git import completes_repository, configured_paths, is_git, is_repository, is_repository_path
-from ._lock import TEMPORARY, lock_folder, remove_stale
 from ._names import parse_path, show_path
 from ._places import Places, known_places
+from ._versions import Parts, SeenVersions, identity
 
-__all__ = ["Parts", "Root", "SecretError", "read_up_to"]
+__all__ = ["MissingError", "Parts", "Root", "SecretError", "read_up_to"]
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SHOWN = 1_000  # characters of a path in a message
 _SIMILAR = 500  # names that are compared to suggest another one
-_REMEMBERED = 10_000
-
-Parts = tuple[str, ...]
 
 
 class Root:
@@ -53,10 +47,10 @@ class Root:
         status = os.stat(self.path)
         if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), self.path)
-        self._identity = _identity(status)
+        self._identity = identity(status)
         self.places = places or (lambda: known_places(self.path))
         self.changing = threading.Lock()  # held from reading a file to replacing it
-        self._seen: OrderedDict[Parts, _Version] = OrderedDict()
+        self.seen = SeenVersions()
 
     # ---- paths --------------------------------------------------------------------------------------
 
@@ -132,15 +126,15 @@ class Root:
         descriptor = os.open(self.path, _FOLDER)
         try:
             status = os.fstat(descriptor)
-            if _identity(status) != self._identity:
+            if identity(status) != self._identity:
                 raise ToolError("The working directory was replaced by another one, so nothing was opened.")
             for number in range(len(parts) + 1):
-                identity = _identity(os.fstat(descriptor))
-                if identity in secret:
+                here = identity(os.fstat(descriptor))
+                if here in secret:
                     raise _secret(self.name(parts[:number]))
-                if identity in fixed:
+                if here in fixed:
                     raise _protected(self.name(parts[:number]), _CODE)
-                if identity in git:
+                if here in git:
                     raise _protected(self.name(parts[:number]), _CONFIGURED)
                 if writing is not None:
                     self._check_git(descriptor, (*parts, writing), number)
@@ -181,19 +175,19 @@ class Root:
     @contextmanager
     def file(self, parts: Parts, *, write: bool = False) -> Iterator[int]:
         """Open a regular file for reading; with `write`, refuse one that must not be replaced."""
-        with self._parent(parts, write=write) as (above, name):
-            descriptor = self.open_in(above, parts, name)
+        with self.parent(parts, write=write) as above:
+            descriptor = self.open_in(above, parts)
         try:
             yield descriptor
         finally:
             os.close(descriptor)
 
-    def open_in(self, above: int, parts: Parts, name: str) -> int:
-        """Open a regular file in a folder. Links, devices, pipes and sockets are refused."""
+    def open_in(self, above: int, parts: Parts) -> int:
+        """Open a regular file in its folder. Links, devices, pipes and sockets are refused."""
         try:
-            before = os.stat(name, dir_fd=above, follow_symlinks=False)
+            before = os.stat(parts[-1], dir_fd=above, follow_symlinks=False)
             self.check_regular(before, parts)  # opening a device can have effects
-            descriptor = os.open(name, _READ, dir_fd=above)
+            descriptor = os.open(parts[-1], _READ, dir_fd=above)
         except FileNotFoundError:
             raise self._missing(above, parts) from None
         except OSError as error:
@@ -206,13 +200,12 @@ class Root:
         return descriptor
 
     @contextmanager
-    def _parent(
-        self, parts: Parts, *, write: bool = False, create: bool = False
-    ) -> Iterator[tuple[int, str]]:
+    def parent(self, parts: Parts, *, write: bool = False, create: bool = False) -> Iterator[int]:
+        """Open the folder of a file, and yield its descriptor. See `folder`."""
         if not parts:
             raise ToolError("'.' is a directory, not a file.")
         with self.folder(parts[:-1], writing=parts[-1] if write else None, create=create) as above:
-            yield above, parts[-1]
+            yield above
 
     def check_regular(self, status: os.stat_result, parts: Parts) -> None:
         """Raise `ToolError` if a path is not a regular file."""
@@ -225,114 +218,22 @@ class Root:
             raise _replaced_by_link(self.name(parts))
         raise ToolError(f"{self.name(parts)} is a device, pipe or socket, so it was not opened.")
 
-    # ---- writing ------------------------------------------------------------------------------------
-
-    def status(self, parts: Parts) -> os.stat_result | None:
-        """Return the status of a file before it is written; None if it does not exist."""
+    def check_replaceable(self, above: int, parts: Parts) -> None:
+        """Raise `ToolError` if a file in a folder must not be replaced."""
         try:
-            with self._parent(parts, write=True) as (above, name):
-                return os.stat(name, dir_fd=above, follow_symlinks=False)
-        except (FileNotFoundError, _MissingError):
-            return None
-        except OSError as error:
-            raise self.explain(error, parts) from None
-
-    def replace(
-        self, parts: Parts, data: bytes, expected: os.stat_result | None, content: bytes | None = None
-    ) -> None:
-        """Replace a file atomically.
-
-        Args:
-            parts: The parts of the path, from `locate(..., write=True)`.
-            data: The new content.
-            expected: The status of the file when it was read; None if it did not exist. If the file has
-                changed since then, nothing is written.
-            content: The content when it was read, to detect changes that do not affect times and size.
-        """
-        with (
-            self._parent(parts, write=True, create=expected is None) as (above, name),
-            lock_folder(above) as locked,
-        ):
-            remove_stale(above, locked)
-            self._check_target(above, name, parts)
-            temporary = f"{TEMPORARY}{secrets.token_hex(8)}.tmp"
-            try:
-                # A new file gets the mode of the umask; a replacement is private until its mode is copied.
-                mode = 0o666 if expected is None else 0o600
-                descriptor = os.open(temporary, _CREATE, mode, dir_fd=above)
-                try:
-                    _write_all(descriptor, data)
-                    if expected is not None:
-                        _keep_owner(descriptor, expected)
-                        os.fchmod(descriptor, stat.S_IMODE(expected.st_mode))
-                    os.fsync(descriptor)
-                    self._check_unchanged(above, name, parts, expected, content)
-                    os.rename(temporary, name, src_dir_fd=above, dst_dir_fd=above)
-                    written = _version(os.fstat(descriptor))
-                finally:
-                    os.close(descriptor)
-            except OSError as error:
-                _remove(temporary, above)
-                raise self.explain(error, parts, above) from None
-            except BaseException:
-                _remove(temporary, above)
-                raise
-        if expected is None or self.saw_last(parts, expected) is not False:
-            self._remember(parts, written)
-
-    # ---- versions that the model has read -----------------------------------------------------------
-
-    def saw(self, parts: Parts, status: os.stat_result) -> None:
-        """Remember the version of a file that the model has read."""
-        self._remember(parts, _version(status))
-
-    def saw_last(self, parts: Parts, status: os.stat_result) -> bool | None:
-        """Return whether a file is unchanged since the model read or wrote it; None if it did neither."""
-        seen = self._seen.get(parts)
-        # The last field, ctime, is not compared, because a change of the mode does not matter.
-        return None if seen is None else seen[:-1] == _version(status)[:-1]
-
-    def _remember(self, parts: Parts, version: _Version) -> None:
-        self._seen[parts] = version
-        self._seen.move_to_end(parts)
-        while len(self._seen) > _REMEMBERED:
-            self._seen.popitem(last=False)
-
-    def _check_target(self, above: int, name: str, parts: Parts) -> None:
-        try:
-            status = os.stat(name, dir_fd=above, follow_symlinks=False)
+            status = os.stat(parts[-1], dir_fd=above, follow_symlinks=False)
         except FileNotFoundError:
             return
         except OSError as error:
             raise self.explain(error, parts, above) from None
         self.check_regular(status, parts)
         places = self.places()
-        if _identity(status) in _identities(places.fixed):
+        if identity(status) in _identities(places.fixed):
             raise _protected(self.name(parts), _CODE)
-        if _identity(status) in _identities(_named_by_git(os.path.join(self.path, *parts[:-1]))):
+        if identity(status) in _identities(_named_by_git(os.path.join(self.path, *parts[:-1]))):
             raise _protected(self.name(parts), _CONFIGURED)
         if not status.st_mode & 0o222:
             raise ToolError(f"{self.name(parts)} is read-only, so it was not changed.")
-
-    def _check_unchanged(
-        self, above: int, name: str, parts: Parts, expected: os.stat_result | None, content: bytes | None
-    ) -> None:
-        try:
-            now: os.stat_result | None = os.stat(name, dir_fd=above, follow_symlinks=False)
-        except FileNotFoundError:
-            now = None
-        same = (now and _version(now)) == (expected and _version(expected))
-        if same and content is not None:
-            descriptor = self.open_in(above, parts, name)
-            try:
-                same = read_up_to(descriptor, len(content) + 1) == content
-            finally:
-                os.close(descriptor)
-        if not same:
-            raise ToolError(
-                f"{self.name(parts)} was changed by another program, so nothing was written. "
-                "Read it again first."
-            )
 
     # ---- error messages -----------------------------------------------------------------------------
 
@@ -345,7 +246,7 @@ class Root:
         except OSError:
             pass  # unreadable folder: no suggestions
         meant = " or ".join(self.name((*parts[:-1], name)) for name in similar)
-        return _MissingError(
+        return MissingError(
             f"There is no {self.name(parts)} in the working directory."
             + (f" Did you mean {meant}?" if meant else "")
         )
@@ -370,14 +271,12 @@ class SecretError(ToolError):
     """The path is part of tinyagent's own configuration."""
 
 
-class _MissingError(ToolError):
+class MissingError(ToolError):
     """The file or folder does not exist."""
 
 
 _CODE = "tinyagent loads it as code"
 _CONFIGURED = "Git's configuration names it"
-
-_Version = tuple[int, int, int, int, int]
 
 
 def _named_by_git(folder: str) -> tuple[str, ...]:
@@ -403,14 +302,6 @@ def _replaced_by_link(path: str) -> ToolError:
     return ToolError(f"{path} was replaced by a symbolic link while it was being opened, so it was not.")
 
 
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
-
-
-def _version(status: os.stat_result) -> _Version:
-    return (*_identity(status), status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
 def read_up_to(descriptor: int, size: int) -> bytes:
     """Read this number of bytes; fewer only at the end of the file."""
     pieces = []
@@ -424,29 +315,7 @@ def _identities(paths: tuple[str, ...]) -> set[tuple[int, int]]:
     found = set()
     for path in paths:
         try:
-            found.add(_identity(os.stat(path)))
+            found.add(identity(os.stat(path)))
         except OSError:
             pass  # it does not exist (yet)
     return found
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _keep_owner(descriptor: int, expected: os.stat_result) -> None:
-    made = os.fstat(descriptor)
-    if (made.st_uid, made.st_gid) != (expected.st_uid, expected.st_gid):
-        try:
-            os.fchown(descriptor, expected.st_uid, expected.st_gid)
-        except OSError:
-            pass  # only root may change the owner
-
-
-def _remove(name: str, folder: int) -> None:
-    try:
-        os.unlink(name, dir_fd=folder)
-    except OSError:
-        pass  # it was not created

@@ -10,37 +10,23 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import stat
-import subprocess
 import warnings
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from tinyagent import ToolError
 
 from ._glob import compile_glob
 from ._names import show_path, show_text
-from ._places import Places
 from ._read import MAX_FILE_BYTES
+from ._requests import GlobRequest, GrepRequest, Item, Place
+from ._ripgrep import find_candidates, is_new_enough
 from ._root import Parts, Root, SecretError, read_up_to
 from ._text import SAMPLE, detect
 from ._walk import Ignore, Skipped, walk
 
-__all__ = [
-    "OLDEST_RIPGREP",
-    "SEARCH_TIMEOUT_S",
-    "GlobRequest",
-    "GrepRequest",
-    "Item",
-    "Place",
-    "glob",
-    "grep",
-]
-
-SEARCH_TIMEOUT_S = 30.0
-"""Seconds that a search may take."""
+__all__ = ["glob", "grep"]
 
 MAX_SHOWN = 400
 """Characters of a matching line that are shown, around the match."""
@@ -48,60 +34,7 @@ MAX_SHOWN = 400
 MAX_SENT = 5_000_000
 """Characters of lines and paths after which a search stops. A call shows fewer."""
 
-OLDEST_RIPGREP = (15, 0)
-"""Older versions skip files by mistake: by rules of the folders above the start, by a BOM in a `.gitignore`,
-by patterns that end in a dot (fixed in 15.0). They also miss lines (fixed in 14.1.1). See its CHANGELOG."""
-
-Item = dict[str, str | int | bool]
-"""A match or a report of a search; its keys show which."""
-
 _LOOKS_LIKE_A_MATCH = re.compile(r":\d+:")
-
-
-@dataclass(frozen=True)
-class Place:
-    """The folder in which to search, in bytes, because names may not be valid text."""
-
-    root: bytes
-    start: bytes
-    secret: tuple[bytes, ...] = ()
-
-    def open(self) -> tuple[Root, Parts]:
-        """Return the root, with the same protected places, and the parts of the start."""
-        secret = tuple(map(os.fsdecode, self.secret))
-        parts = tuple(part for part in os.fsdecode(self.start).split("/") if part)
-        return Root(os.fsdecode(self.root), lambda: Places(secret=secret)), parts
-
-
-@dataclass(frozen=True)
-class GlobRequest:
-    """The arguments of `glob`."""
-
-    pattern: str
-    hidden: bool
-    ignored: bool
-    limit: int
-
-
-@dataclass(frozen=True)
-class GrepRequest:
-    """The arguments of `grep`.
-
-    Attributes:
-        rg: The path of ripgrep; None to search without it.
-        rg_checked: Whether its version is known to be new enough.
-    """
-
-    pattern: str
-    glob: str | None
-    literal: bool
-    ignore_case: bool
-    context: int
-    hidden: bool
-    ignored: bool
-    limit: int
-    rg: str | None
-    rg_checked: bool = False
 
 
 def glob(place: Place, request: GlobRequest) -> Iterator[Item]:
@@ -189,9 +122,9 @@ def _files(root: Root, start: Parts, request: GrepRequest, skipped: Skipped) -> 
     ignore = None if request.ignored else Ignore(root)
     candidates = None
     if request.rg is not None:
-        checked = request.rg_checked or _is_new_enough(request.rg)
+        checked = request.rg_checked or is_new_enough(request.rg)
         yield {"ripgrep": checked}
-        candidates = _candidates(root, start, request, request.rg, skipped) if checked else None
+        candidates = find_candidates(root, start, request, request.rg, skipped) if checked else None
     yield {"engine": "python" if candidates is None else "ripgrep"}
     if candidates is None:
         for entry in walk(root, start, hidden=request.hidden, ignore=ignore, skipped=skipped):
@@ -204,69 +137,11 @@ def _files(root: Root, start: Parts, request: GrepRequest, skipped: Skipped) -> 
             yield parts
 
 
-def _run(command: list[str]) -> subprocess.CompletedProcess[bytes]:
-    """Run ripgrep. The timer survives `exec`, so ripgrep ends even if this process is killed."""
-    return subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        check=False,
-        preexec_fn=lambda: signal.setitimer(signal.ITIMER_REAL, SEARCH_TIMEOUT_S),
-    )
-
-
-def _is_new_enough(rg: str) -> bool:
-    try:
-        version = re.match(rb"ripgrep (\d+)\.(\d+)", _run([rg, "--no-config", "--version"]).stdout)
-    except OSError:
-        return False  # not a program
-    return version is not None and (int(version[1]), int(version[2])) >= OLDEST_RIPGREP
-
-
-def _candidates(
-    root: Root, start: Parts, request: GrepRequest, rg: str, skipped: Skipped
-) -> list[Parts] | None:
-    """Return the files that may match according to ripgrep, relative to the start; None if it fails.
-
-    The glob, and the rules of folders above the start, are applied by the caller: `--glob` would override
-    `.gitignore`, and ripgrep would also read rules from above the root.
-    """
-    options = [
-        "--no-config",
-        "--no-follow",
-        "--files-with-matches",
-        "--null",
-        "--color=never",
-    ]
-    options += ["--no-require-git", "--no-ignore-parent", "--no-ignore-global", "--no-ignore-exclude"]
-    options += ["--no-ignore-dot", "--max-filesize", str(MAX_FILE_BYTES), "--crlf"]
-    options += ["--no-ignore"] if request.ignored else []
-    options += ["--hidden"] if request.hidden else []
-    options += ["--ignore-case"] if request.ignore_case else []
-    options += ["--fixed-strings"] if request.literal else []
-    if not request.pattern.isascii():
-        return None  # ripgrep would search for UTF-8 in files with other encodings
-    with root.folder(start) as folder:
-        os.fchdir(folder)  # safe, because this process runs only one search
-    done = _run([rg, *options, "--regexp", request.pattern, "--", "."])
-    denied = done.stderr.count(b"(os error 13)")
-    # Status 2 means an unsupported expression, but also an unreadable file.
-    if done.returncode not in (0, 1) and not (done.returncode == 2 and denied):
-        return None
-    skipped.unreadable += denied
-    found = [
-        tuple(part for part in os.fsdecode(name).split("/") if part != ".")
-        for name in done.stdout.split(b"\0")
-        if name
-    ]
-    return sorted(names for names in found if ".git" not in names)
-
-
 def _text(root: Root, parts: Parts, skipped: Skipped) -> str | None:
     """Return the text of a file; None if it is binary, unreadable or too large."""
     try:
         with root.folder(parts[:-1]) as above:
-            descriptor = root.open_in(above, parts, parts[-1])
+            descriptor = root.open_in(above, parts)
     except SecretError:
         return None
     except ToolError:

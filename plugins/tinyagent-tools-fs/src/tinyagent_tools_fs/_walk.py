@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from tinyagent import ToolError
 
 from ._root import Parts, Root, read_up_to
+from ._versions import identity
 
 __all__ = ["Entry", "Ignore", "Skipped", "walk"]
 
@@ -91,7 +92,7 @@ class Ignore:
             with self.root.folder(folder) as descriptor:
                 if not _exists(".gitignore", descriptor):
                     return []
-                opened = self.root.open_in(descriptor, (*folder, ".gitignore"), ".gitignore")
+                opened = self.root.open_in(descriptor, (*folder, ".gitignore"))
                 try:
                     text = read_up_to(opened, _MAX_IGNORE_FILE).decode("utf-8", "replace")
                 finally:
@@ -177,4 +178,4 @@ def _is_one_of(entry: os.DirEntry[str], folders: set[tuple[int, int]]) -> bool:
         status = entry.stat(follow_symlinks=False)
     except OSError:
         return True
-    return (status.st_dev, status.st_ino) in folders
+    return identity(status) in folders

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal as signals
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta
 
 from tinyagent import AgentTool, AgentToolResult, AgentToolUpdateCallback, ToolError, hookimpl, tool
-from tinyagent.agent_types import JsonObject
 from tinyagent.errors import ConfigurationError
 from tinyagent.sandbox import SandboxSettings, find_sandbox, sandbox_settings
 from tinyagent.tool_sandbox import OUTSIDE
 
-from ._output import LIMIT
-from ._processes import ProcessInfo
-from ._run import CommandResult, run
+from ._result import result_of
+from ._run import DEFAULT_TIMEOUT, MAX_TIMEOUT, run
 from ._sandbox import CommandSandbox
 
 __all__ = ["DEFAULT_TIMEOUT", "MAX_TIMEOUT", "shell_tool", "tinyagent_register_tools"]
-
-DEFAULT_TIMEOUT = 120
-MAX_TIMEOUT = 600
 
 _Command = Annotated[str, Meta(min_length=1, max_length=100_000)]
 _Seconds = Annotated[float, Meta(gt=0, le=MAX_TIMEOUT)]
@@ -89,37 +83,17 @@ def shell_tool(
             if on_update is not None:
                 on_update(AgentToolResult([{"type": "text", "text": text}], {"bytes": count}))
 
-        try:
-            start = _folder(root, cwd)
-            # The first use tries the mechanisms, which takes 50 ms or, on a busy machine, longer.
-            active = await asyncio.to_thread(box.is_active) and not (without_sandbox and box.can_leave)
-            before = box.repositories() if active else set()
-            ended = await run(
-                command,
-                cwd=start,
-                timeout=timeout,
-                stop=signal,
-                on_output=report,
-                more_environment=more,
-                save=save_output,
-                sandbox=box if active else None,
-            )
-        except (OSError, ValueError) as error:
-            raise ToolError(f"The shell could not be started: {error}.") from None
-        except ConfigurationError as error:
-            raise ToolError(str(error)) from None
-        result = _result(ended, timeout)
-        if ended.saved is not None and ended.saved.path is not None:
-            box.add_saved(ended.saved.path)
-        notes = []
-        if active:
-            failed = bool(ended.code) and ended.why == "exit"
-            notes = box.notes(failed, ended.output.text(), box.repositories() - before)
-        elif (note := box.first_note()) is not None:
-            notes = [note]
-        _add_notes(result, notes)
-        result.details["sandbox"] = box.details(outside=box.is_active() and not active)
-        return result
+        return await _run_command(
+            box,
+            command,
+            _folder(root, cwd),
+            timeout,
+            more,
+            outside=without_sandbox and box.can_leave,
+            save=save_output,
+            stop=signal,
+            on_output=report,
+        )
 
     if not box.can_leave:
         del bash.parameters["properties"][OUTSIDE]
@@ -128,11 +102,49 @@ def shell_tool(
     return bash
 
 
-def _add_notes(result: AgentToolResult, notes: Sequence[str]) -> None:
-    [part] = result.content
-    if notes and part["type"] == "text":
-        text = part["text"]
-        part["text"] = text + ("" if text.endswith("\n") else "\n") + "\n".join(f"[{note}]" for note in notes)
+async def _run_command(
+    box: CommandSandbox,
+    command: str,
+    cwd: str,
+    timeout: float,
+    environment: frozenset[str],
+    *,
+    outside: bool,
+    save: bool,
+    stop: asyncio.Event | None,
+    on_output: Callable[[str, int], None],
+) -> AgentToolResult:
+    """Run a command, in the sandbox unless it may run outside, and return its result.
+
+    Raises:
+        ToolError: It cannot be started.
+    """
+    try:
+        # The first use tries the mechanisms, which takes 50 ms or, on a busy machine, longer.
+        confined = await asyncio.to_thread(box.is_active) and not outside
+        before = box.repositories() if confined else set()
+        ended = await run(
+            command,
+            cwd=cwd,
+            timeout=timeout,
+            stop=stop,
+            on_output=on_output,
+            more_environment=environment,
+            save=save,
+            sandbox=box if confined else None,
+        )
+    except (OSError, ValueError) as error:
+        raise ToolError(f"The shell could not be started: {error}.") from None
+    except ConfigurationError as error:
+        raise ToolError(str(error)) from None
+    if ended.saved is not None and ended.saved.path is not None:
+        box.add_saved(ended.saved.path)
+    if confined:
+        failed = bool(ended.code) and ended.why == "exit"
+        notes = box.notes(failed, ended.output.text(), box.repositories() - before)
+    else:
+        notes = [note] if (note := box.first_note()) is not None else []
+    return result_of(ended, timeout, notes, box.details(outside=box.is_active() and not confined))
 
 
 def _folder(root: Path, path: str) -> str:
@@ -145,62 +157,6 @@ def _folder(root: Path, path: str) -> str:
     if not found.is_dir():
         raise ToolError(f"There is no folder {path!r} in the working directory.")
     return str(found)
-
-
-def _result(ended: CommandResult, timeout: float) -> AgentToolResult:
-    number = -ended.code if ended.code < 0 else None
-    reasons = {
-        "timeout": f"timed out after {timeout:g} s and was ended; timeout can be up to {MAX_TIMEOUT}",
-        "aborted": "aborted by the user",
-        "output": f"ended after {LIMIT:,} bytes of output",
-    }
-    notes = []
-    if ended.why in reasons:
-        notes.append(reasons[ended.why])
-    elif number is not None:
-        notes.append(f"killed by signal {_name(number)}")
-    elif ended.code > 128 and (of := _name(ended.code - 128)).startswith("SIG"):
-        notes.append(f"exit code {ended.code} (128 + {of})")
-    elif ended.code:
-        notes.append(f"exit code {ended.code}")
-    if ended.killed:
-        count = len(ended.killed)
-        notes.append(f"{count} background process(es) still running, killed: {_names(ended.killed)}")
-    if ended.lost:
-        notes.append("a process of this command has detached itself, cannot be found, and may still run")
-    if ended.survived:
-        notes.append(f"could not be killed: {_names(ended.survived)}")
-    if ended.saved is not None and ended.saved.path is not None:
-        notes.append(f"full output: {ended.saved.path}")
-    elif ended.saved is not None:
-        notes.append(f"the full output could not be saved: {ended.saved.problem}")
-    text = ended.output.text()
-    if not text:
-        text = "[no output]"
-    if notes:
-        text += ("" if text.endswith("\n") else "\n") + "\n".join(f"[{note}]" for note in notes)
-    details: JsonObject = {
-        "exit_code": ended.code if number is None else None,
-        "signal": None if number is None else _name(number),
-        "ended_by": ended.why,
-        "bytes": ended.output.bytes,
-        "truncated": ended.output.truncated or ended.why == "output",
-        "killed": [{"pid": member.pid, "name": member.name} for member in ended.killed],
-        "output_file": None if ended.saved is None else ended.saved.path,
-    }
-    return AgentToolResult([{"type": "text", "text": text}], details)
-
-
-def _name(number: int) -> str:
-    try:
-        return signals.Signals(number).name
-    except ValueError:
-        return str(number)
-
-
-def _names(members: list[ProcessInfo]) -> str:
-    shown = ", ".join(f"{member.name} ({member.pid})" for member in members[:10])
-    return shown + (", …" if len(members) > 10 else "")
 
 
 @hookimpl

@@ -23,7 +23,11 @@ from ._processes import ProcessInfo, ProcessTree
 from ._sandbox import CommandSandbox
 from ._saving import SavedOutput
 
-__all__ = ["CommandResult", "run"]
+__all__ = ["DEFAULT_TIMEOUT", "MAX_TIMEOUT", "CommandResult", "run"]
+
+DEFAULT_TIMEOUT = 120
+MAX_TIMEOUT = 600
+"""Seconds after which a command is ended: by default, and at most."""
 
 READ_BYTES = 1 << 16
 TERM_GRACE_S = 0.4

@@ -17,7 +17,7 @@ import certifi
 import httpcore
 import idna
 
-from tinyagent import ToolError
+from tinyagent import ToolError, __version__
 
 from ._connect import CheckedBackend
 from ._page import Page
@@ -114,7 +114,7 @@ async def _get(url: str, backend: CheckedBackend, ssl_context: ssl.SSLContext | 
     """Return the page, or the URL of a redirect."""
     headers = [
         ("Host", urlsplit(url).netloc),
-        ("User-Agent", "tinyagent-tools-web/0.1 (a person's agent, one page at a time)"),
+        ("User-Agent", f"tinyagent-tools-web/{__version__} (a person's agent, one page at a time)"),
         ("Accept", "text/markdown, text/html, application/json;q=0.9, text/*;q=0.8, */*;q=0.1"),
         ("Accept-Encoding", "gzip, deflate"),
         ("Connection", "close"),
