@@ -14,7 +14,7 @@ import pytest
 
 import tinyagent_mcp
 from tinyagent.testing import FakeReply, FakeServer
-from tinyagent_mcp._config import config_file
+from tinyagent_mcp._paths import config_file
 
 from .conftest import PATIENCE, TINY, eventually
 from .test_config import write

@@ -10,7 +10,8 @@ import pytest
 import tinyagent_mcp
 from tinyagent import AgentTool, ConfigurationError, NotConfiguredError
 from tinyagent_mcp import ServerConfig
-from tinyagent_mcp._config import config_file, configured
+from tinyagent_mcp._paths import config_file
+from tinyagent_mcp._sources import configured
 
 from .conftest import SERVER
 

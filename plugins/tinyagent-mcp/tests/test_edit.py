@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tinyagent_mcp._config import cache_directory, config_file
+from tinyagent_mcp._paths import cache_directory, config_file
 from tinyagent_mcp._secrets import has_secret, secret_argument
 
 from .conftest import TINY

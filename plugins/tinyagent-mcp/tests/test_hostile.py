@@ -283,7 +283,7 @@ def test_a_missing_cache_directory_is_replaced(monkeypatch: pytest.MonkeyPatch) 
 
 def test_existing_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In --mcp, arguments that are existing paths become absolute; others do not change."""
-    from tinyagent_mcp._config import configured
+    from tinyagent_mcp._sources import configured
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "server.py").touch()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tinyagent import ConfigurationError, ToolError
-from tinyagent_mcp import McpServers, _connection, _streams
+from tinyagent_mcp import McpServers, _live, _streams
 
 from .conftest import SERVER, Tools, config, eventually, text_of
 
@@ -204,7 +204,7 @@ async def test_an_invalid_answer_fails_the_call(
     origin: str, path: str, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error shows the reason; memory stays limited."""
-    for module in (_connection, _streams):
+    for module in (_live, _streams):
         monkeypatch.setattr(module, "MAX_LINE", 1_000_000)
     servers = McpServers([config(command=None, url=origin + path)])
     with servers, pytest.raises(ToolError, match=words):

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tinyagent import ConfigurationError
-from tinyagent_mcp._config import config_file, configured
 from tinyagent_mcp._import import read_servers
+from tinyagent_mcp._paths import config_file
+from tinyagent_mcp._sources import configured
 
 from .conftest import TINY
 from .test_cli import tinyagent

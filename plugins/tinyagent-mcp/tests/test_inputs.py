@@ -15,7 +15,7 @@ import pytest_asyncio
 from tinyagent import ConfigurationError, PluginError, ToolError
 from tinyagent.testing import FakeReply, FakeServer
 from tinyagent_mcp import McpServers, ServerConfig
-from tinyagent_mcp._config import config_file
+from tinyagent_mcp._paths import config_file
 
 from .conftest import SERVER, TINY, Tools, config, text_of, tiny
 from .test_cli import tinyagent

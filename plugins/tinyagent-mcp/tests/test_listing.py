@@ -14,7 +14,7 @@ import pytest
 import tinyagent_mcp
 from tinyagent import ToolError
 from tinyagent_mcp import McpServers, ServerConfig
-from tinyagent_mcp._config import cache_directory
+from tinyagent_mcp._paths import cache_directory
 
 from .conftest import TINY, Tools, tiny
 from .test_config import write

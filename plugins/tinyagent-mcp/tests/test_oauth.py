@@ -22,9 +22,9 @@ from pydantic import AnyUrl
 from tinyagent import ConfigurationError
 from tinyagent.testing import FakeReply, FakeServer
 from tinyagent_mcp import McpServers, ServerConfig
-from tinyagent_mcp._config import config_file
 from tinyagent_mcp._login import LoginError, sign_in_at
 from tinyagent_mcp._oauth import revoke
+from tinyagent_mcp._paths import config_file
 from tinyagent_mcp._sign_in import SignIn, load, save
 
 from .conftest import PATIENCE, Tools, config

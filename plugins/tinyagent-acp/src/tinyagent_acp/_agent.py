@@ -41,10 +41,11 @@ from acp.schema import (
 from tinyagent import TinyAgentError
 
 from . import _catalogue
-from ._errors import request_error
+from ._errors import invalid_params, request_error
+from ._options import MODE, MODEL
 from ._prompt import PromptBlock
 from ._servers import McpServer, ServerFile, can_use_servers
-from ._session import MODE, MODEL, Session, SessionSettings
+from ._session import Session, SessionSettings
 
 __all__ = ["AcpAgent"]
 
@@ -135,7 +136,7 @@ class AcpAgent:
     async def authenticate(self, method_id: str, **kwargs: object) -> AuthenticateResponse:
         """Check whether a session could be started now. Keys are stored by the user, in a terminal."""
         if method_id != _KEYS:
-            raise RequestError(-32602, f"There is no authentication method {method_id!r}.")
+            raise invalid_params(f"There is no authentication method {method_id!r}.")
         session = await _answered(self._start(Path.cwd().anchor, [], ["--no-session"]))
         await session.close()
         return AuthenticateResponse()
@@ -282,7 +283,7 @@ class AcpAgent:
             MODEL: session.set_model,
         }
         if config_id not in setters or not isinstance(value, str):
-            raise RequestError(-32602, f"There is no setting {config_id!r} with the value {value!r}.")
+            raise invalid_params(f"There is no setting {config_id!r} with the value {value!r}.")
         await _answered(setters[config_id](value))
         return SetSessionConfigOptionResponse(config_options=[*session.config_options])
 
@@ -325,7 +326,7 @@ def _check_folder(path: str) -> None:
         RequestError: It is relative, or there is no such folder.
     """
     if not Path(path).is_absolute() or not Path(path).is_dir():
-        raise RequestError(-32602, f"The working directory {path!r} is not the full path of a folder.")
+        raise invalid_params(f"The working directory {path!r} is not the full path of a folder.")
 
 
 async def _answered(work: Awaitable[T]) -> T:

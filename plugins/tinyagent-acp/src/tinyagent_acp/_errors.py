@@ -6,7 +6,7 @@ from acp import RequestError
 
 from tinyagent import TinyAgentError
 
-__all__ = ["request_error"]
+__all__ = ["invalid_params", "request_error"]
 
 _AUTH_REQUIRED = -32000
 _INVALID_PARAMS = -32602
@@ -25,3 +25,8 @@ def request_error(error: TinyAgentError) -> RequestError:
     text = str(error) if error.hint is None else f"{error}\n{error.hint}"
     code = _CODES.get(error.kind, _INTERNAL)
     return RequestError(code, text, {"kind": error.kind, "hint": error.hint})
+
+
+def invalid_params(text: str) -> RequestError:
+    """Return the error of a request with something that cannot be used."""
+    return RequestError(_INVALID_PARAMS, text)

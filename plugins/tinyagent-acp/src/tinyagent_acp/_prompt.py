@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 from urllib.parse import unquote, urlsplit
 
-from acp import RequestError
 from acp.schema import (
     AudioContentBlock,
     EmbeddedResourceContentBlock,
@@ -17,6 +16,8 @@ from acp.schema import (
     TextContentBlock,
     TextResourceContents,
 )
+
+from ._errors import invalid_params
 
 __all__ = ["PromptBlock", "PromptMessage", "message_of", "slash_command"]
 
@@ -67,12 +68,12 @@ def message_of(blocks: Sequence[PromptBlock], folder: str) -> PromptMessage:
             case EmbeddedResourceContentBlock(resource=resource):
                 kind = resource.mime_type or ""
                 if not kind.startswith("image/"):
-                    raise _invalid(
+                    raise invalid_params(
                         f"{resource.uri} cannot be sent to the model: it is neither a text nor an image."
                     )
                 images.append(_image(resource.blob, kind))
             case _:
-                raise _invalid("Audio cannot be sent to the model.")
+                raise invalid_params("Audio cannot be sent to the model.")
     return PromptMessage("\n\n".join(["".join(inline), *attached]).strip(), images)
 
 
@@ -95,7 +96,3 @@ def place_of(uri: str, folder: str) -> str:
 
 def _image(data: str, kind: str) -> dict[str, str]:
     return {"type": "image", "data": data, "mimeType": kind}
-
-
-def _invalid(text: str) -> RequestError:
-    return RequestError(-32602, text)

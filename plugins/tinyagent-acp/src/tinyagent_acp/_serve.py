@@ -25,14 +25,14 @@ def serve(arguments: Sequence[str], tools: Sequence[str], mode: str) -> int:
     Raises:
         ConfigurationError: Standard input or output is closed.
     """
-    given, output = take_streams()
-    if os.isatty(given):
+    stdin, stdout = take_streams()
+    if os.isatty(stdin):
         print("An editor starts 'tinyagent acp', and sends JSON lines. Ctrl-D ends.", file=sys.stderr)  # noqa: T201
-    return asyncio.run(_serve(given, output, AcpAgent(arguments, tools, mode)))
+    return asyncio.run(_serve(stdin, stdout, AcpAgent(arguments, tools, mode)))
 
 
-async def _serve(given: int, output: int, agent: AcpAgent) -> int:
-    transport = StdioTransport(given, output, agent.on_sent)
+async def _serve(stdin: int, stdout: int, agent: AcpAgent) -> int:
+    transport = StdioTransport(stdin, stdout, agent.on_sent)
     received: list[int] = []
 
     def stop(number: int) -> None:

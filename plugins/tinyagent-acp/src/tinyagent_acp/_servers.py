@@ -11,10 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
-from acp import RequestError
 from acp.schema import AcpMcpServer, HttpMcpServer, McpServerStdio, SseMcpServer
 
 from tinyagent import ConfigurationError
+
+from ._errors import invalid_params
 
 __all__ = ["McpServer", "ServerFile", "can_use_servers"]
 
@@ -84,8 +85,7 @@ def _tables(servers: Sequence[McpServer]) -> dict[str, dict[str, object]]:
                 headers = {header.name: header.value for header in server.headers}
                 tables[name] = {"url": server.url, "headers": headers}
             case _:
-                raise RequestError(
-                    -32602,
+                raise invalid_params(
                     f"The MCP server {server.name!r} is reached by {server.type}, which is not supported. "
                     "Use one that is started by a command, or streamable HTTP.",
                 )

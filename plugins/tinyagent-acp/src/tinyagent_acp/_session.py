@@ -9,38 +9,30 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
-from acp import RequestError, text_block, tool_content, update_agent_message_text
+from acp import RequestError, update_agent_message_text
 from acp.interfaces import Client
 from acp.schema import (
-    AllowedOutcome,
-    AvailableCommand,
-    AvailableCommandInput,
-    AvailableCommandsUpdate,
     CurrentModeUpdate,
     ElicitationCapabilities,
-    PermissionOption,
     PromptResponse,
     SessionConfigOptionSelect,
-    SessionConfigSelectOption,
     SessionInfoUpdate,
-    SessionMode,
     SessionModeState,
     StopReason,
-    ToolCallUpdate,
-    UnstructuredCommandInput,
     Usage,
 )
 
 from tinyagent import AgentStateError, TinyAgentError
 
+from ._approvals import CANCELLED, ask_permission
 from ._catalogue import Template
-from ._errors import request_error
-from ._modes import MODES, READ_ONLY, accepts, choices
+from ._errors import invalid_params, request_error
+from ._modes import MODES, READ_ONLY, accepts
+from ._options import COMPACT, commands_update, config_options, mode_state
 from ._prompt import PromptBlock, message_of, slash_command
 from ._questions import DECLINED, ask_user
 from ._rpc import Failure, Line, Message, Rpc, failure
 from ._servers import ServerFile
-from ._tools import show_call
 from ._updates import CallIds, RunUpdates, Update, history_updates
 
 __all__ = ["Session", "SessionSettings"]
@@ -52,10 +44,6 @@ _STOP_REASONS: dict[str, StopReason] = {
     "content_filter": "refusal",
 }
 """The ends of a run that the protocol has a name for, by the kind of error. All others are errors."""
-
-MODE = "mode"
-MODEL = "model"
-COMPACT = "compact"
 
 
 class SessionSettings(NamedTuple):
@@ -162,31 +150,12 @@ class Session:
     @property
     def modes(self) -> SessionModeState:
         """The modes, for the editor."""
-        modes = [SessionMode(id=mode.id, name=mode.name, description=mode.description) for mode in MODES]
-        return SessionModeState(current_mode_id=self._mode, available_modes=modes)
+        return mode_state(self._mode)
 
     @property
     def config_options(self) -> list[SessionConfigOptionSelect]:
         """The settings that the editor shows."""
-        modes = [
-            SessionConfigSelectOption(value=mode.id, name=mode.name, description=mode.description)
-            for mode in MODES
-        ]
-        names = dict.fromkeys([self._model, *self._models])
-        models = [SessionConfigSelectOption(value=name, name=name) for name in names]
-        return [
-            SessionConfigOptionSelect(
-                type="select", id=MODE, name="Mode", category="mode", current_value=self._mode, options=modes
-            ),
-            SessionConfigOptionSelect(
-                type="select",
-                id=MODEL,
-                name="Model",
-                category="model",
-                current_value=self._model,
-                options=models,
-            ),
-        ]
+        return config_options(self._mode, self._model, self._models)
 
     async def set_mode(self, mode: str) -> None:
         """Choose a mode. It holds from the next tool call on, also in a run.
@@ -195,7 +164,7 @@ class Session:
             RequestError: There is no such mode.
         """
         if mode not in [known.id for known in MODES]:
-            raise RequestError(-32602, f"There is no mode {mode!r}.")
+            raise invalid_params(f"There is no mode {mode!r}.")
         rpc = await self._running()
         await rpc.call("set_read_only", enabled=mode == READ_ONLY)
         self._mode = mode
@@ -212,25 +181,7 @@ class Session:
 
     async def announce_commands(self) -> None:
         """Tell the editor which commands begin with a slash."""
-        shown = [
-            (template.name, template.description or f"The template {template.name}")
-            for template in self._settings.templates
-        ]
-        commands = [
-            AvailableCommand(
-                name=name,
-                description=text,
-                input=AvailableCommandInput(root=UnstructuredCommandInput(hint=hint)),
-            )
-            for name, text, hint in [
-                (COMPACT, "Replace the older messages by a summary", "what the summary must keep"),
-                *((name, text, "the prompt") for name, text in shown),
-            ]
-        ]
-        update = AvailableCommandsUpdate(
-            session_update="available_commands_update", available_commands=commands
-        )
-        await self._update(update)
+        await self._update(commands_update(self._settings.templates))
 
     async def announce_title(self, title: str | None) -> None:
         """Tell the editor the title."""
@@ -333,40 +284,19 @@ class Session:
         assert self._rpc is not None
         answer = "yes"
         if not accepts(self._mode, line.tool_name):
+            call = line.tool_call_id if self._turn is None else self._turn.updates.id_of(line.tool_call_id)
             try:
-                answer = await self._ask_editor(line)
-            except asyncio.CancelledError:
-                raise
+                answer = await ask_permission(self._client, self.id, line, call, self.folder)
             except (
                 RequestError,
                 ConnectionError,
                 ValueError,
             ):  # it refuses the request, or its reply is wrong
                 answer = "no"
-        if answer == "cancelled":
+        if answer == CANCELLED:
             await self.cancel()
         else:
             await self._rpc.notify("approve", request=line.request, answer=answer)
-
-    async def _ask_editor(self, line: Line) -> str:
-        updates = self._turn.updates if self._turn is not None else None
-        shown = show_call(line.tool_name, line.args, self.folder)
-        confined = [tool_content(text_block(line.sandbox))] if line.sandbox else []
-        call = ToolCallUpdate(
-            tool_call_id=line.tool_call_id if updates is None else updates.id_of(line.tool_call_id),
-            title=shown.title,
-            kind=shown.kind,
-            status="pending",
-            content=shown.content or [*confined] or None,
-            locations=shown.locations or None,
-            raw_input=line.args,
-        )
-        offered = choices(line.answers, line.tool_name)
-        options = [PermissionOption(option_id=c.id, name=c.name, kind=c.kind) for c in offered]
-        reply = await self._client.request_permission(self.id, call, options)
-        if not isinstance(reply.outcome, AllowedOutcome):
-            return "cancelled"
-        return reply.outcome.option_id if reply.outcome.option_id in [c.id for c in offered] else "no"
 
     async def _ask_user(self, line: Line) -> None:
         """Answer a question of a tool or an MCP server by the editor. Without an answer it is declined."""

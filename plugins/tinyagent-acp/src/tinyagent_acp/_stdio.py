@@ -39,7 +39,7 @@ def take_streams() -> tuple[int, int]:
     try:
         if sys.stdin is None or sys.stdout is None:
             raise OSError
-        given, output = os.dup(0), os.dup(1)
+        stdin, stdout = os.dup(0), os.dup(1)
     except OSError:
         raise ConfigurationError(
             "Standard input or output is closed.", hint="'tinyagent acp' is started by an editor."
@@ -51,27 +51,27 @@ def take_streams() -> tuple[int, int]:
     except OSError:  # standard error is closed
         os.dup2(null, 1)
     os.close(null)
-    return given, output
+    return stdin, stdout
 
 
 class StdioTransport:
     """Sends and receives messages. Two threads do the work that blocks.
 
     Args:
-        given: The descriptor to read from.
-        output: The descriptor to write to.
+        stdin: The descriptor to read from.
+        stdout: The descriptor to write to.
         on_sent: Called after each message was written.
     """
 
-    def __init__(self, given: int, output: int, on_sent: Callable[[JsonDict], None]) -> None:
+    def __init__(self, stdin: int, stdout: int, on_sent: Callable[[JsonDict], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._on_sent = on_sent
         self._lines: asyncio.Queue[bytes | None] = asyncio.Queue(64)
         self._writes: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]]] = queue.SimpleQueue()
         self._stopped = asyncio.Event()
         self._broken = False
-        threading.Thread(target=self._read, args=(given,), name="tinyagent-acp-read", daemon=True).start()
-        threading.Thread(target=self._write, args=(output,), name="tinyagent-acp-write", daemon=True).start()
+        threading.Thread(target=self._read, args=(stdin,), name="tinyagent-acp-read", daemon=True).start()
+        threading.Thread(target=self._write, args=(stdout,), name="tinyagent-acp-write", daemon=True).start()
 
     def stop(self) -> None:
         """End the input, as if the editor had closed it."""

@@ -16,7 +16,7 @@ _failure: PluginError | None = None
 def load_plugins() -> None:
     """Load the plugins of `llm`, unless they are loaded.
 
-    `llm` stops at the first plugin that fails, and then counts as loaded. So the failure is kept.
+    `llm` stops at the first plugin that fails, and then counts as loaded. So the failure is stored.
 
     Raises:
         PluginError: One cannot be loaded.

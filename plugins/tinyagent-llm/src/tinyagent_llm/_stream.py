@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple
 
 import llm  # pyright: ignore[reportMissingImports] - it is not in .venv
 
@@ -16,30 +16,24 @@ from tinyagent.agent_types import (
     AssistantMessage,
     AssistantMessageEvent,
     Context,
-    JsonDict,
     SimpleStreamOptions,
     TextContent,
     ThinkingContent,
     ToolCallContent,
-    Usage,
-)
-from tinyagent.errors import (
-    AuthenticationError,
-    NotConfiguredError,
-    ProviderError,
-    RateLimitError,
-    TinyAgentError,
 )
 
-from ._history import Turn, convert
+from ._history import convert
 from ._models import AnyModel, LlmModel, find_model
+from ._response import (
+    add_signatures,
+    error_of,
+    finish_reason,
+    prepare_response,
+    signature_of,
+    usage_of,
+)
 
 __all__ = ["stream_llm"]
-
-T = TypeVar("T")
-
-_REASONS = ("finish_reason", "stop_reason", "done_reason", "finishReason")
-"""The keys under which plugins keep why a reply has ended."""
 
 
 class _Piece(NamedTuple):
@@ -115,9 +109,8 @@ class LlmReply:
         self, model: LlmModel, found: AnyModel, context: Context, options: SimpleStreamOptions
     ) -> None:
         self._model = model
-        self._found = found
         self._options = options
-        self._response = _respond(model, found, convert(found, context), context, options)
+        self._response = prepare_response(model, found, convert(found, context), context, options)
         self._message: AssistantMessage = {
             "role": "assistant",
             "content": [],
@@ -149,7 +142,7 @@ class LlmReply:
         async for piece in self._pieces():
             if isinstance(piece, _End):
                 if piece.error is not None:
-                    raise _error_of(piece.error, self._model)
+                    raise error_of(piece.error, self._model)
                 break
             for event in blocks.add(piece):
                 yield event
@@ -168,9 +161,9 @@ class LlmReply:
             parts = [part for each in response.messages() for part in each.to_dict()["parts"]]
             calls, usage = response.tool_calls(), response.usage()
         content = message["content"]
-        _add_signatures(content, parts)
+        add_signatures(content, parts)
         signatures = {
-            part.get("tool_call_id"): _signature(part) for part in parts if part["type"] == "tool_call"
+            part.get("tool_call_id"): signature_of(part) for part in parts if part["type"] == "tool_call"
         }
         known = {call.tool_call_id for call in calls}
         calls += [
@@ -195,9 +188,9 @@ class LlmReply:
             yield {"type": "tool_call_start", "content_index": index, "tool_call": opened}
             yield {"type": "tool_call_delta", "content_index": index, "delta": json.dumps(block["arguments"])}
             yield {"type": "tool_call_end", "content_index": index, "tool_call": block}
-        message["usage"] = _usage(usage)
+        message["usage"] = usage_of(usage)
         message["stop_reason"] = "tool_use" if calls else "stop"
-        reason = _finish_reason(response.response_json)
+        reason = finish_reason(response.response_json)
         if reason is not None:
             message["finish_reason"] = reason
         yield {"type": "done", "reason": message["stop_reason"], "message": message}
@@ -281,127 +274,3 @@ def _pieces_of(kind: str, text: str) -> list[_Piece]:
         case "reasoning" if text:
             return [_Piece("thinking", text)]
     return []
-
-
-def _respond(
-    model: LlmModel, found: AnyModel, turn: Turn, context: Context, options: SimpleStreamOptions
-) -> llm.Response | llm.AsyncResponse:
-    """Prepare the response, which asks the model when it is read."""
-    tools = [
-        llm.Tool(name=tool.name, description=tool.description, input_schema=dict(tool.parameters))
-        for tool in context.tools or ()
-    ]
-    if tools and not found.supports_tools:
-        _note(options, f"{found.model_id} takes no tools, so none are offered to it.")
-        tools = []
-    attachments = turn.attachments
-    kept = [image for image in attachments if image.resolve_type() in found.attachment_types]
-    if len(kept) < len(attachments):
-        raise ProviderError(
-            f"llm/{model.id} takes no images of this type.",
-            provider="llm",
-            retryable=False,
-            hint="Its types: " + (", ".join(sorted(found.attachment_types)) or "none"),
-        )
-    own: JsonDict = dict(model.options)
-    for name in ("temperature", "max_tokens"):
-        value = options.get(name)
-        if value is not None and name in found.Options.model_fields:
-            own.setdefault(name, value)
-        elif value is not None:
-            _note(options, f"{found.model_id} has no option {name}, so it is not sent.")
-    schema = options.get("response_schema")
-    try:
-        response: llm.Response | llm.AsyncResponse = turn.conversation.prompt(
-            turn.prompt,
-            attachments=attachments or None,
-            system=turn.system,
-            schema=schema if schema and found.supports_schema else None,
-            tools=tools or None,
-            tool_results=turn.tool_results or None,
-            stream=found.can_stream,
-            options=own,
-        )
-    except Exception as error:
-        raise _error_of(error, model) from error
-    return response
-
-
-def _note(options: SimpleStreamOptions, text: str) -> None:
-    on_note = options.get("on_note")
-    if on_note is not None:
-        on_note(text)
-
-
-def _add_signatures(content: list[AssistantBlock], parts: list[JsonDict]) -> None:
-    """Add what a provider requires back to the blocks that it belongs to."""
-    texts = [block for block in content if block["type"] == "text"]
-    for text, part in _pairs(texts, parts, "text"):
-        if signature := _signature(part):
-            text["text_signature"] = signature
-    thoughts = [block for block in content if block["type"] == "thinking"]
-    for thought, part in _pairs(thoughts, parts, "reasoning"):
-        if signature := _signature(part):
-            thought["thinking_signature"] = signature
-
-
-def _pairs(blocks: list[T], parts: list[JsonDict], kind: str) -> list[tuple[T, JsonDict]]:
-    """Return the part of each block; empty if they do not correspond."""
-    of_kind = [part for part in parts if part["type"] == kind and part.get("text")]
-    return list(zip(blocks, of_kind, strict=True)) if len(blocks) == len(of_kind) else []
-
-
-def _signature(part: JsonDict) -> str | None:
-    metadata = part.get("provider_metadata")
-    return json.dumps(metadata) if metadata else None
-
-
-def _usage(usage: llm.Usage) -> Usage | None:
-    if usage.input is None and usage.output is None:
-        return None
-    given, returned = usage.input or 0, usage.output or 0
-    found: Usage = {"input": given, "output": returned, "total": given + returned}
-    details = usage.details or {}
-    reasoning = (details.get("completion_tokens_details") or details).get("reasoning_tokens")
-    cached = (details.get("prompt_tokens_details") or details).get("cached_tokens")
-    if isinstance(reasoning, int):
-        found["reasoning"] = reasoning
-    if isinstance(cached, int):
-        found["cache_read"] = cached
-    return found
-
-
-def _finish_reason(response_json: JsonDict | None) -> str | None:
-    """Return why the reply has ended, if the plugin keeps it. `llm` has no field for it."""
-    places: list[object] = [response_json]
-    for key in ("choices", "candidates"):
-        several = response_json.get(key) if isinstance(response_json, dict) else None
-        if isinstance(several, list):
-            places += several[:1]
-    for place in places:
-        if isinstance(place, dict):
-            found = next((place[key] for key in _REASONS if isinstance(place.get(key), str)), None)
-            if found is not None:
-                return str(found)
-    return None
-
-
-def _error_of(error: BaseException, model: LlmModel) -> BaseException:
-    """Return an error of `llm` or of one of its plugins as one of ours."""
-    if isinstance(error, (TinyAgentError, asyncio.CancelledError)):
-        return error
-    if isinstance(error, llm.NeedsKeyException):
-        return NotConfiguredError(
-            f"llm/{model.id} needs a key: {error}", hint="Store it: llm keys set NAME, as for llm itself."
-        )
-    status = getattr(error, "status_code", None) or getattr(
-        getattr(error, "response", None), "status_code", None
-    )
-    text = f"llm/{model.id}: {error}" if str(error) else f"llm/{model.id} failed: {type(error).__name__}"
-    if not isinstance(status, int):
-        return ProviderError(text, provider="llm", retryable=False)
-    if status in (401, 403):
-        return AuthenticationError(text, status=status)
-    if status == 429:
-        return RateLimitError(text, status=status, provider="llm", retryable=True)
-    return ProviderError(text, status=status, provider="llm", retryable=status >= 500)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from tinyagent import AgentTool, ConfigurationError, NotConfiguredError, PromptTemplate, hookimpl
 
-from ._config import ServerConfig, config_file, configured
+from ._config import ServerConfig
+from ._paths import config_file
 from ._servers import McpServers
+from ._sources import configured
 
 if TYPE_CHECKING:
     import click

@@ -10,11 +10,13 @@ import click
 
 from tinyagent import ConfigurationError
 
-from ._config import ServerConfig, config_file, configured
+from ._config import ServerConfig
 from ._edit_commands import add, complete_servers, import_servers, plain, remove
 from ._listing import Listing
 from ._login_commands import login, logout
+from ._paths import config_file
 from ._servers import McpServers
+from ._sources import configured
 
 __all__ = ["mcp"]
 
@@ -67,29 +69,32 @@ def _show(configs: Sequence[ServerConfig], *, fresh: bool, as_json: bool) -> Non
     """Show the servers that work, and raise the errors of the others."""
     with McpServers(configs) as servers:
         listings = servers.listings(fresh=fresh)
-        found = [_described(config, listings[config.name]) for config in configs if config.name in listings]
         failures = list(servers.failures.values())
-    for config in configs:
-        if (listing := listings.get(config.name)) is not None:
-            for problem in listing.problems:
-                click.echo(plain(f"Warning: {config.name}: {problem}"), err=True)
-            for pattern in config.unused_patterns(tool.name for tool in listing.tools):
-                click.echo(plain(f"Warning: {config.name}: no tool is named {pattern!r}"), err=True)
+    working = [(config, listings[config.name]) for config in configs if config.name in listings]
+    for config, listing in working:
+        for problem in listing.problems:
+            click.echo(plain(f"Warning: {config.name}: {problem}"), err=True)
+        for pattern in config.unused_patterns(tool.name for tool in listing.tools):
+            click.echo(plain(f"Warning: {config.name}: no tool is named {pattern!r}"), err=True)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps([_described(config, listing) for config, listing in working], indent=2))
     else:
-        for server in found:
-            click.echo(f"{server['name']}  {plain(str(server['reached_by']))}")
-            for tool in server["tools"]:  # type: ignore[attr-defined]
-                note = "" if tool["read_only"] else "  (needs approval)"
-                click.echo(f"  {plain(tool['name'])}{note if tool['used'] else '  (not used)'}")
-            for prompt in server["prompts"]:  # type: ignore[attr-defined]
-                click.echo(f"  {server['name']}/{plain(prompt['name'])}  (prompt)")
-            if server["resources"]:
-                click.echo("  and resources")
+        for config, listing in working:
+            _print(config, listing)
     if failures:
         hints = dict.fromkeys(hint for error in failures if (hint := getattr(error, "hint", None)))
         raise ConfigurationError("\n".join(map(str, failures)), hint="\n".join(hints) or None)
+
+
+def _print(config: ServerConfig, listing: Listing) -> None:
+    click.echo(f"{config.name}  {plain(config.reached_by())}")
+    for tool in listing.tools:
+        note = "" if tool.read_only and config.trust_read_only else "  (needs approval)"
+        click.echo(f"  {plain(tool.name)}{note if config.uses(tool.name) else '  (not used)'}")
+    for prompt in listing.prompts:
+        click.echo(f"  {config.name}/{plain(prompt.name)}  (prompt)")
+    if listing.resources:
+        click.echo("  and resources")
 
 
 def _described(config: ServerConfig, listing: Listing) -> dict[str, object]:

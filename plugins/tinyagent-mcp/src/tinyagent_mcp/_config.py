@@ -1,9 +1,4 @@
-"""The configuration of MCP servers: `mcp.toml` in the user's configuration directory, and TINYAGENT_MCP.
-
-TINYAGENT_MCP_FILE names a file in place of `mcp.toml`, for programs with servers of their own.
-
-The working directory is never searched, because a configured server is a program that will be started.
-"""
+"""The configuration of one MCP server."""
 
 from __future__ import annotations
 
@@ -24,30 +19,16 @@ import msgspec
 from tinyagent import ConfigurationError
 from tinyagent.child_environment import child_environment
 from tinyagent.sandbox import Launch, Mode, Policy, Sandbox, find_sandbox
-from tinyagent.text_files import read_config
 
-__all__ = [
-    "ServerConfig",
-    "absolute",
-    "cache_directory",
-    "config_file",
-    "configured",
-    "decode_servers",
-    "is_secret_name",
-    "is_this_machine",
-    "servers_of_file",
-]
+from ._paths import cache_directory
+from ._secrets import is_secret_name
+
+__all__ = ["ServerConfig", "is_this_machine"]
 
 _NAME = re.compile(r"[A-Za-z0-9](?:_?[A-Za-z0-9-]){0,31}")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
-_LOOKS_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTH", re.IGNORECASE)
 _SHORTEST_SECRET = 6
-
-
-def is_secret_name(name: str) -> bool:
-    """Return whether a variable or header of this name probably has a secret."""
-    return _LOOKS_SECRET.search(name) is not None
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -289,108 +270,6 @@ def _sandbox(mode: Mode) -> Sandbox:
     return find_sandbox(mode)
 
 
-_HINT = (
-    'A server is a table: [mcp.servers.NAME] with command = ["PROGRAM", "ARGUMENT"] or url = "https://…". '
-    "The README of tinyagent-mcp lists all keys."
-)
-
-
-class _File(msgspec.Struct, forbid_unknown_fields=True):
-    mcp: dict[str, dict[str, dict[str, object]]] = {}
-
-
-def configured() -> list[ServerConfig]:
-    """Return the servers of TINYAGENT_MCP, which `tinyagent run --mcp` sets, or else those of the file.
-
-    Raises:
-        ConfigurationError: The file or the variable is invalid.
-    """
-    found = _from_variable(os.environ.get("TINYAGENT_MCP", "")) or servers_of_file()
-    return [server for server in found if server.enabled]
-
-
-def servers_of_file() -> list[ServerConfig]:
-    """Return all servers of the file, including those that are not enabled.
-
-    Raises:
-        ConfigurationError: The file is invalid.
-    """
-    path = config_file()
-    return decode_servers(read_config(path) or "", path)
-
-
-def decode_servers(text: str, path: Path) -> list[ServerConfig]:
-    """Return the servers of the text of `mcp.toml`.
-
-    Args:
-        text: The text.
-        path: The file, for errors.
-
-    Raises:
-        ConfigurationError: The text is invalid.
-    """
-    try:
-        tables = msgspec.toml.decode(text, type=_File).mcp
-        if unknown := tables.keys() - {"servers"}:
-            raise msgspec.ValidationError(f"unknown table [mcp.{sorted(unknown)[0]}]")
-    except msgspec.ValidationError as error:
-        raise ConfigurationError(f"{path}: {error}.", hint=_HINT) from None
-    except msgspec.DecodeError as error:
-        raise ConfigurationError(f"{path} is not TOML: {error}.", hint=_HINT) from None
-    servers = []
-    for name, table in tables.get("servers", {}).items():
-        try:
-            servers.append(msgspec.convert({**table, "name": name}, ServerConfig))
-        except msgspec.ValidationError as error:
-            unknown_key = re.fullmatch(r"Object contains unknown field `(.*)`", str(error))
-            why = f"unknown key {unknown_key[1]!r}" if unknown_key else str(error)
-            raise ConfigurationError(f"{path}: [mcp.servers.{name}]: {why}.", hint=_HINT) from None
-    return servers
-
-
-def _from_variable(text: str) -> list[ServerConfig]:
-    """Read one server per line: `command`, `name=command` or a URL. They are required and not cached."""
-    servers: list[ServerConfig] = []
-    for line in filter(None, map(str.strip, text.splitlines())):
-        named = re.match(r"([A-Za-z0-9][\w-]*)=(?!=)(.*)", line)
-        name, what = (named[1], named[2].strip()) if named else (_name_for(line), line)
-        if any(server.name == name for server in servers):
-            raise ConfigurationError(f"TINYAGENT_MCP has two servers named {name!r}; write NAME=COMMAND")
-        try:
-            is_url = what.startswith(("http://", "https://"))
-            target = {"url": what} if is_url else {"command": [absolute(word) for word in shlex.split(what)]}
-            fields = {"name": name, "remember": False, "required": True, **target}
-            servers.append(msgspec.convert(fields, ServerConfig))
-        except ValueError as error:  # from ServerConfig, shlex or msgspec
-            reason = str(error).rstrip(".")
-            raise ConfigurationError(
-                f"TINYAGENT_MCP: {line!r}: {reason}.",
-                hint="Write one server per line: COMMAND, NAME=COMMAND or a URL, quoted as for a shell.",
-            ) from None
-    return servers
-
-
-def absolute(word: str) -> str:
-    """Make an existing path absolute, because the server starts in another directory."""
-    is_path = word in (".", "..") or os.sep in word or Path(word).suffix in _SCRIPTS
-    return os.path.abspath(word) if is_path and Path(word).exists() else word  # noqa: PTH100 - keeps links
-
-
-_SCRIPTS = frozenset((".py", ".js", ".mjs", ".cjs", ".ts", ".sh", ".rb", ".jar", ".toml", ".json"))
-
-
-def _name_for(line: str) -> str:
-    """Return a short name: the host, or the first word that is not a launcher."""
-    if line.startswith(("http://", "https://")):
-        word = urlsplit(line).hostname or "server"
-    else:
-        words = [word for word in line.split() if not word.startswith("-")]
-        launchers = {"python", "python3", "uvx", "uv", "npx", "node", "run", "tool", "docker", "bunx", "deno"}
-        word = next((w for w in words if Path(w).stem.rstrip("0123456789.") not in launchers), words[0])
-        word = Path(word).stem.removeprefix("mcp-server-").removeprefix("server-").removeprefix("mcp_server_")
-    return re.sub(r"[^A-Za-z0-9]+", "-", word).strip("-")[:32] or "server"
-
-
 def is_this_machine(host: str) -> bool:
     """Return whether the host of a URL is this machine."""
     if host == "localhost":
@@ -399,26 +278,3 @@ def is_this_machine(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def config_file() -> Path:
-    """Return the file of TINYAGENT_MCP_FILE, or else the one beside tinyagent's own configuration."""
-    given = os.environ.get("TINYAGENT_MCP_FILE", "").strip()
-    if given:
-        return Path(given).expanduser()
-    home = os.environ.get("TINYAGENT_HOME", "").strip()
-    if home:
-        return Path(home).expanduser() / "mcp.toml"
-    from platformdirs import user_config_path
-
-    return user_config_path("tinyagent", appauthor=False) / "mcp.toml"
-
-
-def cache_directory() -> Path:
-    """Return the directory of cached lists of tools."""
-    home = os.environ.get("TINYAGENT_HOME", "").strip()
-    if home:
-        return Path(home).expanduser() / "cache" / "mcp"
-    from platformdirs import user_cache_path
-
-    return user_cache_path("tinyagent", appauthor=False) / "mcp"

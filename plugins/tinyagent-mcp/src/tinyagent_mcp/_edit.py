@@ -8,9 +8,11 @@ from tinyagent import ConfigurationError
 from tinyagent.agent_types import JsonObject
 from tinyagent.toml_files import remove_value, set_value
 
-from ._config import ServerConfig, config_file, decode_servers, servers_of_file
+from ._config import ServerConfig
 from ._listing import forget
+from ._paths import config_file
 from ._sign_in import remove as sign_out
+from ._sources import decode_servers, servers_of_file
 
 __all__ = ["add_server", "remove_server", "stored_names"]
 

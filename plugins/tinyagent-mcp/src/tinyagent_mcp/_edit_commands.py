@@ -13,9 +13,10 @@ from tinyagent import ConfigurationError
 from tinyagent.agent_types import JsonObject
 from tinyagent.text_files import MAX_CONFIG_BYTES, decode_text, read_bytes, read_descriptor
 
-from ._config import ServerConfig, absolute, config_file
+from ._config import ServerConfig
 from ._edit import add_server, remove_server, stored_names
 from ._import import Imported, LeftOut, read_servers
+from ._paths import absolute, config_file
 from ._secrets import has_secret, secret_argument
 
 __all__ = ["add", "complete_servers", "import_servers", "plain", "remove"]

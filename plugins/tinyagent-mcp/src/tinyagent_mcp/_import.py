@@ -17,7 +17,8 @@ import msgspec
 from tinyagent import ConfigurationError
 from tinyagent.agent_types import JsonObject
 
-from ._config import ServerConfig, absolute
+from ._config import ServerConfig
+from ._paths import absolute
 from ._secrets import has_secret, secret_argument
 
 __all__ = ["Imported", "LeftOut", "read_servers"]

@@ -28,23 +28,23 @@ from mcp_types import (
 
 from tinyagent.agent_types import JsonObject
 
+from ._parser import CUT
 from ._repair import (
     MAX_ERROR,
     MalformedError,
     Repaired,
     as_json,
-    called,
+    call_result,
     has_links,
-    initialized,
+    initialize_result,
     label,
-    prompt,
-    prompted,
-    read,
-    resource,
+    prompt_item,
+    prompt_result,
+    read_result,
+    resource_item,
     shortened,
-    tool,
+    tool_item,
 )
-from ._stdio import CUT
 
 __all__ = ["Inbound"]
 
@@ -122,23 +122,23 @@ class Inbound:
         size = cut if isinstance(cut, int) else None
         match method:
             case "initialize":
-                return initialized(result)
+                return initialize_result(result)
             case "tools/list":
-                return self._list(result, "tools", "tool", tool)
+                return self._list(result, "tools", "tool", tool_item)
             case "resources/list":
-                return self._list(result, "resources", "resource", resource("uri"))
+                return self._list(result, "resources", "resource", resource_item("uri"))
             case "resources/templates/list":
                 key = "resourceTemplates"
-                return self._list(result, key, "resource template", resource("uriTemplate"))
+                return self._list(result, key, "resource template", resource_item("uriTemplate"))
             case "prompts/list":
-                return self._list(result, "prompts", "prompt", prompt)
+                return self._list(result, "prompts", "prompt", prompt_item)
             case "tools/call" if result.get("resultType", "complete") == "complete":
                 self.has_links |= has_links(result.get("content"))
-                return called(result, size)
+                return call_result(result, size)
             case "prompts/get" if result.get("resultType", "complete") == "complete":
-                return prompted(result, size)
+                return prompt_result(result, size)
             case "resources/read" if result.get("resultType", "complete") == "complete":
-                return read(result, size)
+                return read_result(result, size)
         return result
 
     def _list(

@@ -15,7 +15,8 @@ from tinyagent import ConfigurationError
 from tinyagent.agent_types import JsonDict
 from tinyagent.text_files import read_config, write_private
 
-from ._config import ServerConfig, cache_directory
+from ._config import ServerConfig
+from ._paths import cache_directory
 
 __all__ = [
     "ListedArgument",

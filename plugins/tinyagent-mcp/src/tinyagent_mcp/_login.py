@@ -42,8 +42,6 @@ PAGE = (
     "<!doctype html><meta charset=utf-8><title>tinyagent</title>"
     "<p>{text} You can close this window and go back to the terminal."
 )
-MAX_HEAD = 65_536
-"""The limit of the request of the browser, in bytes."""
 
 
 class LoginError(ConfigurationError):
@@ -157,9 +155,9 @@ async def _flow(
                     "The server may need a client that you register there yourself: "
                     "client_id and redirect_port in mcp.toml"
                 )
-            raise LoginError(f"{failed}: {_words(error)}.", hint=hint) from None
+            raise LoginError(f"{failed}: {_short(error)}.", hint=hint) from None
         except (httpx2.HTTPError, ValidationError) as error:
-            raise LoginError(f"{failed}: {_words(error)}.") from None
+            raise LoginError(f"{failed}: {_short(error)}.") from None
     if store.tokens is None:
         if status == 401:
             raise LoginError(f"{config.name!r} refuses the request, but has no sign-in with OAuth.")
@@ -201,7 +199,7 @@ def _check_address(address: str) -> None:
         raise OAuthFlowError("the server names an address for it that is not https")
 
 
-def _words(error: BaseException) -> str:
+def _short(error: BaseException) -> str:
     """Return the text of an error, short and printable. The SDK may quote what the server has answered."""
     text = " ".join(str(error).split())[:300] or type(error).__name__
     return "".join(character for character in text if character.isprintable()).rstrip(".")

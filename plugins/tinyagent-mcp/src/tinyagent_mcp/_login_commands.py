@@ -10,8 +10,9 @@ import click
 
 from tinyagent import ConfigurationError
 
-from ._config import ServerConfig, configured
+from ._config import ServerConfig
 from ._edit_commands import complete_servers, plain
+from ._sources import configured
 
 __all__ = ["login", "logout"]
 

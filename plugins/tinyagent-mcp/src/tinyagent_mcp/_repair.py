@@ -21,16 +21,16 @@ __all__ = [
     "MalformedError",
     "Repaired",
     "as_json",
-    "called",
+    "call_result",
     "has_links",
-    "initialized",
+    "initialize_result",
     "label",
-    "prompt",
-    "prompted",
-    "read",
-    "resource",
+    "prompt_item",
+    "prompt_result",
+    "read_result",
+    "resource_item",
     "shortened",
-    "tool",
+    "tool_item",
 ]
 
 MAX_TEXT = 100_000
@@ -79,6 +79,7 @@ class MalformedError(Exception):
 
 
 def as_json(value: object) -> str:
+    """Return a value as JSON, or a note if it has none."""
     try:
         return msgspec.json.encode(value).decode()
     except (TypeError, ValueError, RecursionError):
@@ -86,16 +87,18 @@ def as_json(value: object) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
+    """Return a text with at most `limit` characters and a note on the rest, without unpaired surrogates."""
     try:
         text.encode()
-    except UnicodeEncodeError:  # unpaired surrogates
+    except UnicodeEncodeError:
         text = text.encode("utf-8", "replace").decode()
     if len(text) <= limit:
         return text
     return f"{text[:limit]}\n[… {len(text) - limit} more characters were omitted]"
 
 
-def initialized(result: JsonObject) -> JsonObject:
+def initialize_result(result: JsonObject) -> JsonObject:
+    """Return the result of `initialize`."""
     repaired = dict(result)
     capabilities = result.get("capabilities")
     repaired["capabilities"] = {
@@ -119,13 +122,19 @@ def _text_of(value: object, limit: int) -> str:
 
 
 def label(item: object, what: str) -> str:
+    """Return what to call an item of a list in a message."""
     for key in ("name", "uri", "uriTemplate"):
         if isinstance(item, dict) and isinstance(item.get(key), str):
             return f"the {what} {shortened(item[key], 100)!r}"
     return f"a {what} without a name"
 
 
-def tool(item: object) -> JsonObject:
+def tool_item(item: object) -> JsonObject:
+    """Return an item of `tools/list`.
+
+    Raises:
+        MalformedError: It cannot be used.
+    """
     if not isinstance(item, dict):
         raise MalformedError("it is not an object")
     if not isinstance(item.get("name"), str) or not item["name"]:
@@ -159,7 +168,9 @@ def tool(item: object) -> JsonObject:
     return repaired
 
 
-def resource(where: str) -> Callable[[object], JsonObject]:
+def resource_item(where: str) -> Callable[[object], JsonObject]:
+    """Return a function for the items of a list of resources, whose address is in the field `where`."""
+
     def repair(item: object) -> JsonObject:
         if not isinstance(item, dict):
             raise MalformedError("it is not an object")
@@ -177,8 +188,8 @@ def resource(where: str) -> Callable[[object], JsonObject]:
     return repair
 
 
-def prompt(item: object) -> JsonObject:
-    """Return an item of `prompts/list`."""
+def prompt_item(item: object) -> JsonObject:
+    """Return an item of `prompts/list`. See `tool_item`."""
     if not isinstance(item, dict):
         raise MalformedError("it is not an object")
     if not isinstance(item.get("name"), str) or not item["name"]:
@@ -203,7 +214,7 @@ def prompt(item: object) -> JsonObject:
 # ---- content ----------------------------------------------------------------------------------------
 
 
-def called(result: JsonObject, size: int | None) -> Repaired:
+def call_result(result: JsonObject, size: int | None) -> Repaired:
     """Return the result of `tools/call` with its content as texts and images."""
     raw = result.get("content")
     if isinstance(raw, str):
@@ -265,7 +276,7 @@ def _content(item: JsonObject) -> list[_Part]:
     return [_text("[An item without a type was malformed and is omitted]")]
 
 
-def read(result: JsonObject, size: int | None) -> Repaired:
+def read_result(result: JsonObject, size: int | None) -> Repaired:
     """Return the result of `resources/read` with its contents as texts and images."""
     items = _as_items(result.get("contents"))
     if size is not None and items and "blob" in items[-1]:
@@ -284,7 +295,7 @@ def read(result: JsonObject, size: int | None) -> Repaired:
     return {**result, "contents": contents}
 
 
-def prompted(result: JsonObject, size: int | None) -> Repaired:
+def prompt_result(result: JsonObject, size: int | None) -> Repaired:
     """Return the result of `prompts/get`. Each message has one text, or a note in place of an image."""
     roles: list[str] = []
     texts: list[_Part] = []

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-from ._config import is_secret_name
+__all__ = ["has_secret", "is_secret_name", "secret_argument"]
 
-__all__ = ["has_secret", "secret_argument"]
-
+_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL|AUTH", re.IGNORECASE)
 _PREFIXES = re.compile(
     r"\b(?:sk|pk|rk|ghp|gho|ghs|ghu|github_pat|glpat|xox[abprs]|hf|npm|pypi|lin_api|ntn|secret|tvly|ya29|shpat)"
     r"[-_.][\w-]{6,}|\bAKIA[0-9A-Z]{16}\b|\bAIza[\w-]{30,}|\beyJ[\w-]{10,}\.[\w-]{10,}"
@@ -17,6 +16,11 @@ _SECRET_QUERY = re.compile(r"[?&]([^=&#]+)=[^&#]{6,}")
 _VARIABLE = re.compile(r"\$\{[^}]*\}")
 _PLAIN = re.compile(r"|true|false|yes|no|on|off|none|\d{1,5}", re.IGNORECASE)
 """Values that are no secret, whatever the name of the variable is."""
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether a variable or header of this name probably has a secret."""
+    return _NAMES.search(name) is not None
 
 
 def has_secret(name: str, value: str) -> bool:

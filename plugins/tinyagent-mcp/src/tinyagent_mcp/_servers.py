@@ -1,34 +1,23 @@
-"""Make tinyagent tools of the tools of MCP servers."""
+"""Several MCP servers: their connections, and their tools, prompts and resources for tinyagent."""
 
 from __future__ import annotations
 
 import asyncio
 import atexit
-import hashlib
 import logging
-import re
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-import msgspec
-
-from tinyagent import (
-    AgentTool,
-    AgentToolResult,
-    AgentToolUpdateCallback,
-    ConfigurationError,
-    PluginError,
-    ToolError,
-)
-from tinyagent.agent_types import ImageContent, JsonObject, PromptTemplate, PromptVariable, TextContent
-from tinyagent.interaction import current_interaction
+from tinyagent import AgentTool, ConfigurationError, PluginError, ToolError
+from tinyagent.agent_types import ImageContent, PromptTemplate, PromptVariable, TextContent
 from tinyagent.tools import run_until_aborted
 
 from ._config import ServerConfig
 from ._host import Host
-from ._listing import ListedPrompt, ListedTool, Listing, recall
+from ._listing import ListedPrompt, Listing, recall
+from ._tools import SEPARATOR, resource_tools, server_tool
 
 if TYPE_CHECKING:
     from ._connection import Connection
@@ -36,9 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["McpServers"]
 
 logger = logging.getLogger("tinyagent.mcp")
-
-SEPARATOR = "__"
-MAX_NAME = 64
 
 T = TypeVar("T")
 
@@ -155,10 +141,10 @@ class McpServers:
                 self._report(f"MCP server {name!r}: no tool is named {pattern!r}.")
             for listed in listing.tools:
                 if config.uses(listed.name):
-                    tool = self._tool(config, listed, made)
+                    tool = server_tool(config, listed, made, self._call)
                     made[tool.name] = tool
             if listing.resources:
-                for tool in self._resource_tools(config, made):
+                for tool in resource_tools(config, made, self._call):
                     made[tool.name] = tool
         self._used = listings
         return list(made.values())
@@ -196,7 +182,8 @@ class McpServers:
 
     def _template(self, server: str, listed: ListedPrompt) -> PromptTemplate:
         def fill_in(values: Mapping[str, str]) -> str:
-            return self._host.run(self._with_limit(server, self._get_prompt(server, listed.name, values)))
+            ask = self._ask(server, lambda connection: connection.get_prompt(listed.name, values))
+            return self._host.run(ask)
 
         return PromptTemplate(
             name=f"{server}/{listed.name}",
@@ -208,9 +195,6 @@ class McpServers:
             ),
         )
 
-    async def _get_prompt(self, server: str, name: str, values: Mapping[str, str]) -> str:
-        return await self._connection(server).get_prompt(name, values)
-
     def read_resource(self, server: str, uri: str) -> list[TextContent | ImageContent]:
         """Return the content of a resource.
 
@@ -221,21 +205,38 @@ class McpServers:
         if server not in self._configs:
             known = ", ".join(self._configs)
             raise ConfigurationError(f"There is no MCP server {server!r}.", hint=f"Servers: {known}.")
-        return self._host.run(self._with_limit(server, self._read_resource(server, uri)))
+        return self._host.run(self._ask(server, lambda connection: connection.read_resource(uri)))
 
-    async def _read_resource(self, server: str, uri: str) -> list[TextContent | ImageContent]:
-        return await self._connection(server).read_resource(uri)
+    async def _ask(self, server: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Await an answer for at most the time of a call and of the start of the server.
 
-    async def _with_limit(self, server: str, work: Coroutine[object, object, T]) -> T:
-        """Await an answer for at most the time of a call and of the start of the server."""
+        Raises:
+            PluginError: The server does not answer, or its answer is an error.
+        """
         config = self._configs[server]
         try:
             async with asyncio.timeout(config.start_timeout + config.timeout):
-                return await work
+                return await work(self._connection(server))
         except TimeoutError:
             raise PluginError(f"The MCP server {server!r} did not answer in time.") from None
         except ToolError as error:
             raise PluginError(str(error), hint=f"To try the server: tinyagent mcp test {server}") from None
+
+    async def _call(
+        self, server: str, signal: asyncio.Event | None, work: Callable[[Connection], Awaitable[T]]
+    ) -> T:
+        """Run `work` in the thread of the servers; cancel it on the server when the run is aborted.
+
+        Raises:
+            ToolError: The servers are closed, or the run was aborted.
+        """
+        if self._closed:
+            raise ToolError("The MCP servers are closed.")
+
+        async def in_thread() -> T:
+            return await work(self._connection(server))
+
+        return await run_until_aborted(self._host.call(in_thread()), signal)
 
     async def refresh(self) -> bool:
         """Read the lists of servers that announced a change. Return whether `tools()` has changed.
@@ -281,93 +282,6 @@ class McpServers:
             self._connections[name] = Connection(self._configs[name])
         return self._connections[name]
 
-    # ---- tools --------------------------------------------------------------------------------------------
-
-    def _tool(self, config: ServerConfig, listed: ListedTool, taken: dict[str, AgentTool]) -> AgentTool:
-        async def execute(
-            tool_call_id: str,
-            args: JsonObject,
-            signal: asyncio.Event | None,
-            on_update: AgentToolUpdateCallback,
-        ) -> AgentToolResult:
-            async def report(progress: float, total: float | None, message: str | None) -> None:
-                on_update(_progress(progress, total, message))
-
-            interaction = current_interaction()
-
-            async def work() -> AgentToolResult:
-                return await self._connection(config.name).call_tool(listed, args, report, interaction)
-
-            return await self._call(signal, work)
-
-        return AgentTool(
-            name=_name(config.name, listed.name, taken),
-            label=listed.title or listed.name,
-            description=listed.description or listed.title or listed.name,
-            parameters=listed.input_schema,
-            execute=execute,
-            read_only=config.trust_read_only and listed.read_only,
-            timeout=config.timeout,
-            origin=config.fingerprint(),
-        )
-
-    def _resource_tools(self, config: ServerConfig, taken: dict[str, AgentTool]) -> Iterable[AgentTool]:
-        async def listed(
-            tool_call_id: str,
-            args: JsonObject,
-            signal: asyncio.Event | None,
-            on_update: AgentToolUpdateCallback,
-        ) -> AgentToolResult:
-            async def work() -> list[JsonObject]:
-                return await self._connection(config.name).list_resources()
-
-            found = await self._call(signal, work)
-            text = "\n".join(msgspec.json.encode(entry).decode() for entry in found) or "There are none."
-            return AgentToolResult(content=[{"type": "text", "text": text}], details={"resources": found})
-
-        async def read(
-            tool_call_id: str,
-            args: JsonObject,
-            signal: asyncio.Event | None,
-            on_update: AgentToolUpdateCallback,
-        ) -> AgentToolResult:
-            async def work() -> list[TextContent | ImageContent]:
-                return await self._connection(config.name).read_resource(str(args["uri"]))
-
-            parts = await self._call(signal, work)
-            return AgentToolResult(content=parts or [{"type": "text", "text": "It is empty."}])
-
-        about = f"of the MCP server {config.name!r}"
-        uri = {"type": "string", "description": "A listed URI, or a template with its {parts} replaced"}
-        schema: JsonObject = {"type": "object", "properties": {}, "additionalProperties": False}
-        yield AgentTool(
-            name=_name(config.name, "list_resources", taken),
-            label=f"Resources of {config.name}",
-            description=f"List the resources {about}, and templates of resources, with their URIs.",
-            parameters=schema,
-            execute=listed,
-            read_only=config.trust_read_only,
-            timeout=config.timeout,
-            origin=config.fingerprint(),
-        )
-        yield AgentTool(
-            name=_name(config.name, "read_resource", taken),
-            label=f"Read a resource of {config.name}",
-            description=f"Read a resource {about} by its URI.",
-            parameters={**schema, "properties": {"uri": uri}, "required": ["uri"]},
-            execute=read,
-            timeout=config.timeout,
-            origin=config.fingerprint(),
-        )
-
-    async def _call(
-        self, signal: asyncio.Event | None, work: Callable[[], Coroutine[object, object, T]]
-    ) -> T:
-        """Run `work` in the thread of the servers; cancel it on the server when the run is aborted."""
-        if self._closed:
-            raise ToolError("The MCP servers are closed.")
-        return await run_until_aborted(self._host.call(work()), signal)
-
 
 def _as_configuration_error(error: Exception, config: ServerConfig) -> ConfigurationError:
     return ConfigurationError(str(error), hint=getattr(error, "hint", None) or _setup_hint(config))
@@ -383,23 +297,6 @@ def _setup_hint(config: ServerConfig) -> str:
             f"or env of [mcp.servers.{config.name}] in mcp.toml."
         )
     return f"{what} To try it: tinyagent mcp test {config.name}"
-
-
-def _progress(done: float, total: float | None, message: str | None) -> AgentToolResult:
-    progress = f"{done:g}" if total is None else f"{done:g} of {total:g}"
-    text = f"{message} ({progress})" if message else progress
-    details = {"progress": done, "total": total, "message": message}
-    return AgentToolResult(content=[{"type": "text", "text": text}], details=details)
-
-
-def _name(server: str, tool: str, taken: dict[str, AgentTool]) -> str:
-    """Return `server__tool` in characters that providers accept, with a hash if too long or not unique."""
-    wanted = f"{server}{SEPARATOR}{tool}"
-    name = re.sub(r"[^A-Za-z0-9_-]", "_", wanted)
-    if len(name) > MAX_NAME or name in taken:
-        mark = hashlib.sha256(wanted.encode()).hexdigest()[:8]
-        name = f"{name[: MAX_NAME - 9]}_{mark}"
-    return name
 
 
 _open: weakref.WeakSet[McpServers] = weakref.WeakSet()

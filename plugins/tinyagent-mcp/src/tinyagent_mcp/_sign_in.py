@@ -18,7 +18,8 @@ from tinyagent import ConfigurationError
 from tinyagent.text_files import read_config, write_private
 from tinyagent.toml_files import locked
 
-from ._config import ServerConfig, config_file
+from ._config import ServerConfig
+from ._paths import config_file
 
 __all__ = ["SignIn", "load", "locked_file", "remove", "save"]
 

@@ -17,7 +17,7 @@ __all__ = ["RequestMetrics", "request_metrics"]
 _SECONDS = [0.01 * 2**power for power in range(14)]
 _TOKENS = [4**power for power in range(14)]
 
-_KEPT = (
+_METRIC_ATTRIBUTES = (
     *(names.OPERATION_NAME, names.PROVIDER_NAME, names.REQUEST_MODEL, names.RESPONSE_MODEL),
     *(names.SERVER_ADDRESS, names.SERVER_PORT),
 )
@@ -53,12 +53,12 @@ class RequestMetrics:
             usage: Its tokens, if they are known.
             error: Its `error.type`; None if it has succeeded.
         """
-        kept = {name: attributes[name] for name in _KEPT if name in attributes}
-        self._duration.record(seconds, kept if error is None else {**kept, names.ERROR_TYPE: error})
+        chosen = {name: attributes[name] for name in _METRIC_ATTRIBUTES if name in attributes}
+        self._duration.record(seconds, chosen if error is None else {**chosen, names.ERROR_TYPE: error})
         if usage is not None:
             for kind, tokens in (("input", usage.get("input")), ("output", usage.get("output"))):
                 if tokens is not None:
-                    self._tokens.record(tokens, {**kept, names.TOKEN_TYPE: kind})
+                    self._tokens.record(tokens, {**chosen, names.TOKEN_TYPE: kind})
 
 
 @lru_cache(maxsize=8)

@@ -86,7 +86,7 @@ class StreamRequest(NamedTuple):
     options: SimpleStreamOptions
 
 
-_LEVELS = ("off", "minimal", "low", "medium", "high", "xhigh")
+_LEVELS = tuple(ThinkingLevel)
 _BLOCKS: dict[str, dict[str, type]] = {
     "text": {"text": str},
     "image": {"url": str},
