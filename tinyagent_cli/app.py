@@ -10,6 +10,7 @@ from .app_context import AppContext
 from .commands import COMMAND_GROUPS, COMMANDS
 from .commands.options import (
     CONTEXT,
+    AgentCommand,
     HintedUsageError,
     common_options,
     import_command,
@@ -95,7 +96,7 @@ class RootGroup(click.Group):
         if not ctx.resilient_parsing and not name.startswith("-") and name not in self.list_commands(ctx):
             self._no_such_command(ctx, name)
         found = super().resolve_command(ctx, args)
-        if not getattr(found[1], "handles_signals", False):
+        if not isinstance(found[1], AgentCommand):
             raise_on_sigint()
         return found
 

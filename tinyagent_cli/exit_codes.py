@@ -19,7 +19,6 @@ __all__ = [
     "InputError",
     "NoCodeBlockError",
     "OutputClosedError",
-    "RunTimeoutError",
     "ToolsRefusedError",
     "WriteError",
     "describe",

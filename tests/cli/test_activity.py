@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 from collections.abc import Callable
@@ -69,7 +70,7 @@ def test_a_spinner_says_what_is_awaited(cli: Cli, serve: Serve) -> None:
 
 
 class Timers:
-    """A clock that a test advances."""
+    """An event loop whose clock a test advances."""
 
     def __init__(self) -> None:
         self.waiting: list[tuple[float, Callable[[], None]]] = []
@@ -90,10 +91,17 @@ class Timers:
         return seconds
 
 
-def test_a_short_wait_shows_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def timers(monkeypatch: pytest.MonkeyPatch) -> Timers:
+    """The timers of the running event loop."""
+    loop = Timers()
+    monkeypatch.setattr(asyncio, "get_running_loop", lambda: loop)
+    return loop
+
+
+def test_a_short_wait_shows_nothing(capfd: pytest.CaptureFixture[str], timers: Timers) -> None:
     """Lines appear after 0.3 s, change every 0.1 s and disappear; a shorter wait draws nothing."""
-    timers = Timers()
-    live = LiveLines(lambda width: ["a", "b"], lambda: True, timers.call_later)
+    live = LiveLines(lambda width: ["a", "b"], lambda: True)
     live.show()
     live.hide()
     assert ("", []) == (capfd.readouterr().err, timers.waiting)
@@ -107,10 +115,9 @@ def test_a_short_wait_shows_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     assert [] == timers.waiting
 
 
-def test_nothing_is_drawn_in_an_unfinished_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_drawn_in_an_unfinished_line(capfd: pytest.CaptureFixture[str], timers: Timers) -> None:
     """Text that has no line break yet would be erased."""
-    timers = Timers()
-    LiveLines(lambda width: ["a"], lambda: False, timers.call_later).show()
+    LiveLines(lambda width: ["a"], lambda: False).show()
     timers.fire()
     assert "" == capfd.readouterr().err
 

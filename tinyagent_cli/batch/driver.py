@@ -272,7 +272,7 @@ class _Batch:
                 "The table has no column 'prompt', and there is no --prompt.",
                 hint=f"Its columns are {known}. Write a prompt: --prompt '… {{{{ {columns[-1]} }}}} …'",
             )
-        missing = [] if template is None else template.missing(dict.fromkeys(columns))
+        missing = [] if template is None else template.missing(columns)
         if missing and template is not None:
             raise InputError(
                 f"{template.name} has the variable {missing[0]!r}, and the table has no such column.",
@@ -295,7 +295,7 @@ class _Batch:
                 self._counts.ignored += 1
                 return False
         if self._template is not None:
-            missing = self._template.missing({**item.variables, **({"prompt": 1} if item.prompt else {})})
+            missing = self._template.missing_for(item)
             if missing:
                 self._bad(BadLine(item.line, f"there is no value for {', '.join(missing)}"))
                 return False

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
@@ -16,7 +15,7 @@ from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config.templates import (
     PROMPT,
     STDIN,
-    Template,
+    FilledTemplate,
     TemplateFile,
     TemplatePath,
     decode_template,
@@ -25,14 +24,7 @@ from tinyagent_cli.exit_codes import InputError
 from tinyagent_cli.run.prompt_input import MAX_INPUT
 from tinyagent_cli.run.template_choice import choose_template, parse_values
 
-__all__ = ["FilledPrompt", "ItemTemplate", "checked", "inline_template", "read_item_files", "stored_template"]
-
-
-class FilledPrompt(NamedTuple):
-    """The texts of an item; None for a text that it does not have."""
-
-    prompt: str | None
-    system: str | None
+__all__ = ["ItemTemplate", "checked", "inline_template", "read_item_files", "stored_template"]
 
 
 class ItemTemplate(msgspec.Struct, frozen=True):
@@ -48,37 +40,26 @@ class ItemTemplate(msgspec.Struct, frozen=True):
     content: TemplateFile
     values: dict[str, str]
 
-    def missing(self, names: Mapping[str, object]) -> list[str]:
+    def missing(self, names: Iterable[str]) -> list[str]:
         """Return the variables without a value if an item has variables of these names."""
         have = {*names, *self.values, *self.content.defaults, "id"}
         return [name for name in self.content.variables if name not in have]
 
-    def fill_in(self, item: BatchItem) -> FilledPrompt:
-        """Return the texts for an item. Its prompt comes last, unless the template has the variable.
+    def missing_for(self, item: BatchItem) -> list[str]:
+        """Return the variables without a value for an item."""
+        return self.missing([*item.variables, *([PROMPT] if item.prompt else [])])
+
+    def fill_in(self, item: BatchItem) -> FilledTemplate:
+        """Return the texts for an item. Values that are not texts are inserted as JSON.
 
         Raises:
             InputError: A variable has no value.
         """
-        values = _texts(item)
-        missing = self.missing(values)
+        values = {name: _as_text(value) for name, value in item.variables.items()}
+        missing = self.missing_for(item)
         if missing:
             raise InputError(f"There is no value for {', '.join(missing)}, which {self.name} needs.")
-        template = Template(TemplatePath(self.name, Path(self.name), False), "", self.content)
-        known = {**self.values, **values}
-        texts = [] if self.content.prompt is None else [template.fill_in(self.content.prompt, known)]
-        if item.prompt and PROMPT not in self.content.variables:
-            texts.append(item.prompt)
-        system = None if self.content.system is None else template.fill_in(self.content.system, known).strip()
-        return FilledPrompt("\n\n".join(texts) or None, system)
-
-
-def _texts(item: BatchItem) -> dict[str, str]:
-    """Return the values of an item's variables. Values that are not texts are inserted as JSON."""
-    values = {name: _as_text(value) for name, value in item.variables.items()}
-    values["id"] = item.id
-    if item.prompt:
-        values[PROMPT] = item.prompt
-    return values
+        return self.content.fill_in({**self.values, **values, "id": item.id}, item.prompt)
 
 
 def _as_text(value: JsonValue) -> str:

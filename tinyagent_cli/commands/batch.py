@@ -7,7 +7,7 @@ import click
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.shell_completion import complete_executors, complete_files
 
-from .options import CONTEXT, GroupedCommand, OptionGroups, TextArgument
+from .options import CONTEXT, AgentCommand, OptionGroups, TextArgument
 from .run import OPTION_GROUPS, options_of, run
 
 __all__ = ["batch"]
@@ -29,10 +29,9 @@ BATCH_OPTION_GROUPS: OptionGroups = {
 }
 
 
-class BatchCommand(GroupedCommand):
-    """Ends in order on a signal."""
+class BatchCommand(AgentCommand):
+    """The command `batch`."""
 
-    handles_signals = True
     option_groups: OptionGroups = BATCH_OPTION_GROUPS
 
 

@@ -6,17 +6,16 @@ import click
 
 from tinyagent_cli.app_context import AppContext
 
-from .options import CONTEXT, GroupedCommand, OptionGroups
+from .options import CONTEXT, AgentCommand, OptionGroups
 from .rpc import SHARED
 from .run import OPTION_GROUPS, options_of, run
 
 __all__ = ["chat"]
 
 
-class ChatCommand(GroupedCommand):
-    """Handles signals itself."""
+class ChatCommand(AgentCommand):
+    """The command `chat`."""
 
-    handles_signals = True
     option_groups: OptionGroups = OPTION_GROUPS
 
 

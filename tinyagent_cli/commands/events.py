@@ -50,7 +50,7 @@ def _open(app: AppContext, source: str | None) -> tuple[Source, BatchedOutput]:
     opened = open_source(source, app.warn)
     stdout = take_stdout()
     output = BatchedOutput(stdout.fd, stdout.name)
-    opened.before_read(output.flush_or_raise)
+    opened.before_read = output.flush_or_raise
     return opened, output
 
 

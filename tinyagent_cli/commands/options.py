@@ -14,8 +14,8 @@ from tinyagent_cli.terminal.sanitise import one_line
 
 __all__ = [
     "CONTEXT",
+    "AgentCommand",
     "CommandGroup",
-    "GroupedCommand",
     "HintedUsageError",
     "LazyGroup",
     "OptionGroups",
@@ -137,8 +137,8 @@ def write_sections(formatter: click.HelpFormatter, sections: Mapping[str, Rows])
                 formatter.write_dl([(name.ljust(width), text) for name, text in rows])
 
 
-class GroupedCommand(click.Command):
-    """Shows its options in groups."""
+class AgentCommand(click.Command):
+    """A command that runs an agent: its options are in groups, and it handles signals itself."""
 
     option_groups: Mapping[str, Sequence[str]] = {}
 

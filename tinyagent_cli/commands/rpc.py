@@ -7,7 +7,7 @@ import click
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.shell_completion import complete_files
 
-from .options import CONTEXT, GroupedCommand, OptionGroups
+from .options import CONTEXT, AgentCommand, OptionGroups
 from .run import OPTION_GROUPS, options_of, run
 
 __all__ = ["rpc"]
@@ -24,10 +24,9 @@ SHARED = {
 RPC_OPTION_GROUPS: OptionGroups = {**OPTION_GROUPS, "Clients": ("listen",)}
 
 
-class RpcCommand(GroupedCommand):
-    """Ends in order on a signal, like `run`."""
+class RpcCommand(AgentCommand):
+    """The command `rpc`."""
 
-    handles_signals = True
     option_groups: OptionGroups = RPC_OPTION_GROUPS
 
 

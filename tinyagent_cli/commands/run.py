@@ -19,7 +19,7 @@ from tinyagent_cli.shell_completion import (
     complete_variables,
 )
 
-from .options import CONTEXT, GroupedCommand, HintedUsageError, OptionGroups, TextArgument, common_options
+from .options import CONTEXT, AgentCommand, HintedUsageError, OptionGroups, TextArgument, common_options
 
 if TYPE_CHECKING:
     from tinyagent_cli.run.options import RunOptions
@@ -40,10 +40,9 @@ OPTION_GROUPS: OptionGroups = {
 LEVELS = ("off", "minimal", "low", "medium", "high", "xhigh")
 
 
-class RunCommand(GroupedCommand):
+class RunCommand(AgentCommand):
     """Writes a result line to the records of `--jsonl` and `-o` even if the options are invalid."""
 
-    handles_signals = True
     option_groups: OptionGroups = OPTION_GROUPS
 
     def make_context(

@@ -81,7 +81,7 @@ def endpoint_of(name: str, table: ProviderTable | None = None) -> Endpoint:
     return Endpoint(base_url, key_variable_of(name, table), api, moved_by, chosen)
 
 
-def key_variable_of(name: str, table: ProviderTable | None = None) -> str | None:
+def key_variable_of(name: str, table: ProviderTable | None) -> str | None:
     """Return the environment variable of a provider's key; None if the provider takes no key."""
     server = SERVERS.get(name, Server(""))
     if table is not None and table.api_key_env:

@@ -72,15 +72,7 @@ def allowed_plugins() -> frozenset[str] | None:
 
 def config_directory() -> Path:
     """Return the directory of the user's files."""
-    home = variable("TINYAGENT_HOME")
-    if home is not None:
-        return _expanded(home)
-    if sys.platform == "linux":
-        # As platformdirs does, but without its import; a test compares the two.
-        return _expanded(variable("XDG_CONFIG_HOME") or "~/.config") / "tinyagent"
-    from platformdirs import user_config_path
-
-    return user_config_path("tinyagent", appauthor=False)
+    return _directory("XDG_CONFIG_HOME", "~/.config")
 
 
 def user_file() -> Path:
@@ -100,26 +92,30 @@ def approvals_file() -> Path:
 
 def cache_directory() -> Path:
     """Return the cache directory."""
-    home = variable("TINYAGENT_HOME")
-    if home is not None:
-        return _expanded(home) / "cache"
-    if sys.platform == "linux":
-        return _expanded(variable("XDG_CACHE_HOME") or "~/.cache") / "tinyagent"
-    from platformdirs import user_cache_path
-
-    return user_cache_path("tinyagent", appauthor=False)
+    directory = _directory("XDG_CACHE_HOME", "~/.cache")
+    return directory / "cache" if variable("TINYAGENT_HOME") else directory
 
 
 def state_directory() -> Path:
     """Return the directory of what commands store by themselves, such as sessions."""
+    return _directory("XDG_STATE_HOME", "~/.local/state")
+
+
+def _directory(name: str, default: str) -> Path:
+    """Return the directory of an XDG variable, as platformdirs does, but on Linux without its import."""
     home = variable("TINYAGENT_HOME")
     if home is not None:
         return _expanded(home)
     if sys.platform == "linux":
-        return _expanded(variable("XDG_STATE_HOME") or "~/.local/state") / "tinyagent"
-    from platformdirs import user_state_path
+        return _expanded(variable(name) or default) / "tinyagent"
+    from platformdirs import PlatformDirs
 
-    return user_state_path("tinyagent", appauthor=False)
+    found = PlatformDirs("tinyagent", appauthor=False)
+    return {
+        "XDG_CONFIG_HOME": found.user_config_path,
+        "XDG_CACHE_HOME": found.user_cache_path,
+        "XDG_STATE_HOME": found.user_state_path,
+    }[name]
 
 
 def sessions_directory() -> Path:

@@ -120,12 +120,12 @@ class Settings(NamedTuple):
         return None if found is None else found.value
 
 
-def load_settings(directory: Path | None = None) -> Settings:
-    """Read the environment, the project file in `directory` (the working directory) and the user file."""
+def load_settings() -> Settings:
+    """Read the environment, the project file in the working directory, and the user file."""
     encoded = variable(SETTINGS_VARIABLE)
     if encoded is not None:
         return _decoded(encoded)
-    user_path, project_file = user_file(), (directory or Path()) / PROJECT_FILE
+    user_path, project_file = user_file(), Path(PROJECT_FILE)
     user = read_user_file(user_path) or UserFile()
     project = read_project_file(project_file, user_path)
     run, source = user.run, str(user_path)

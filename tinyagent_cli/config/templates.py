@@ -28,6 +28,7 @@ __all__ = [
     "PROMPT",
     "STDIN",
     "SUFFIXES",
+    "FilledTemplate",
     "Template",
     "TemplateFile",
     "TemplatePath",
@@ -51,6 +52,13 @@ STDIN = "stdin"
 
 _VARIABLE = r'\{\{[ \t]*(?:(?P<name>[^\W\d][\w-]*)|"(?P<text>[^"\n]*)")[ \t]*\}\}'
 _FENCE = "+++"
+
+
+class FilledTemplate(NamedTuple):
+    """The texts of a template with the values of its variables; None for a text that it does not have."""
+
+    prompt: str | None
+    system: str | None
 
 
 class TemplateFile(Table, frozen=True):
@@ -82,6 +90,26 @@ class TemplateFile(Table, frozen=True):
         texts = (self.prompt or "", self.system or "")
         names = [match["name"] for text in texts for match in re.finditer(_VARIABLE, text)]
         return list(dict.fromkeys(filter(None, names)))
+
+    def fill_in(self, values: Mapping[str, str], prompt: str | None) -> FilledTemplate:
+        """Return the texts with the values of the variables, which are not searched again.
+
+        Args:
+            values: The values; other variables have their defaults.
+            prompt: The prompt of the user. It comes last, unless the template has a variable for it.
+        """
+        known = {**{name: str(value) for name, value in self.defaults.items()}, **values}
+        if prompt:
+            known[PROMPT] = prompt
+
+        def filled(text: str) -> str:
+            return re.sub(_VARIABLE, lambda match: match["text"] or known.get(match["name"] or "", ""), text)
+
+        texts = [] if self.prompt is None else [filled(self.prompt)]
+        if prompt and PROMPT not in self.variables:
+            texts.append(prompt)
+        system = None if self.system is None else filled(self.system).strip()
+        return FilledTemplate("\n\n".join(texts) or None, system)
 
 
 class TemplatePath(NamedTuple):
@@ -148,11 +176,6 @@ class Template(NamedTuple):
             raise InputError(
                 f"The template {self.name!r} needs a value for {', '.join(missing)}: {how}", hint=self._known
             )
-
-    def fill_in(self, text: str, values: Mapping[str, str]) -> str:
-        """Return a text of the template with the values of its variables, which are not searched again."""
-        known = {**{name: str(value) for name, value in self.content.defaults.items()}, **values}
-        return re.sub(_VARIABLE, lambda match: match["text"] or known.get(match["name"] or "", ""), text)
 
     @property
     def _known(self) -> str:

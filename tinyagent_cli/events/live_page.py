@@ -115,7 +115,7 @@ def _read_lines(
             hand_over(batch.copy())
             batch.clear()
 
-    def on_problem(number: int, error: RecordError) -> None:
+    def on_problem(error: RecordError) -> None:
         batch.append(str(error))
 
     def wait() -> bool:
@@ -126,8 +126,8 @@ def _read_lines(
             raise _Restart
         return not ended.wait(POLL_S)
 
-    source.before_read(send)
-    source.at_end(wait)
+    source.before_read = send
+    source.at_end = wait
     source.on_warning = batch.append
     for entry in source.entries(on_problem=on_problem):
         batch.append(entry)

@@ -92,7 +92,7 @@ def write_page(
     problems: list[RecordError] = []
     waiting: list[Part] = []
 
-    def on_problem(number: int, error: RecordError) -> None:
+    def on_problem(error: RecordError) -> None:
         problems.append(error)
         if len(problems) <= WARNINGS:
             on_warning(str(error))

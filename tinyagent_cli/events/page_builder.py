@@ -50,7 +50,7 @@ from .page_values import (
     tokens,
 )
 from .source import Entry
-from .stats import Collector, model_name
+from .stats import Collector, model_text
 
 __all__ = ["PageBuilder"]
 
@@ -152,9 +152,9 @@ class PageBuilder:
         self._count += 1
         return f"{kind}{self._count}"
 
-    def _note(self, kind: str, text: str, hint: str | None = None) -> Part:
+    def _note(self, kind: str, text: str) -> Part:
         part = self._next("note-")
-        return Part(part, self._render("note.html", id=part, kind=kind, text=shown(text), hint=hint))
+        return Part(part, self._render("note.html", id=part, kind=kind, text=shown(text)))
 
     # ---- runs -------------------------------------------------------------------------------------
 
@@ -220,7 +220,7 @@ class PageBuilder:
         facts = [
             ("Session", record.id),
             ("Created", local_time(record.created)),
-            ("Model", model_name(model.get("provider"), model.get("id"))),
+            ("Model", model_text(model.get("provider"), model.get("id"))),
             ("Thinking", "" if record.thinking_level == "off" else record.thinking_level),
             ("Folder", as_str(record.cwd)),
             ("Copy of", as_str(record.parent)),
@@ -322,7 +322,7 @@ class PageBuilder:
             yield self._article(self._next("message-"), "other", one_line(role, 60), [block])
 
     def _reply_message(self, part: str, fields: dict[str, object], moment: int | None) -> Iterator[Part]:
-        name = model_name(fields.get("provider"), fields.get("model"))
+        name = model_text(fields.get("provider"), fields.get("model"))
         usage = as_dict(fields.get("usage"))
         reason = as_str(fields.get("stop_reason"))
         blocks = self._read.blocks(fields)
@@ -409,7 +409,7 @@ class PageBuilder:
                 blocks.append(
                     Block("json", argument_text(text), title=one_line(as_str(call.get("name")), 60))
                 )
-        name = model_name(fields.get("provider"), fields.get("model")) or "Assistant"
+        name = model_text(fields.get("provider"), fields.get("model")) or "Assistant"
         facts = ("not complete",) if is_final else ()
         return self._article(part, "assistant", name, blocks, None, facts, is_final=is_final)
 

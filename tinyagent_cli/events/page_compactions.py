@@ -35,7 +35,7 @@ class Compactions:
         """Return the part of a compaction that has started."""
         self._part, self._start, self.started = part, event, moment
         text = shown("Compacting the conversation …")
-        html = self._render("note.html", id=part, kind="compacting", text=text, hint=None)
+        html = self._render("note.html", id=part, kind="compacting", text=text)
         return Part(part, html, is_final=False)
 
     def end(self, event: CompactionEndEvent, new_part: Callable[[], str]) -> Part:
@@ -66,4 +66,4 @@ class Compactions:
 
     def _failed(self, part: str, reason: str) -> Part:
         text = shown(f"The conversation could not be compacted: {reason}")
-        return Part(part, self._render("note.html", id=part, kind="warning", text=text, hint=None))
+        return Part(part, self._render("note.html", id=part, kind="warning", text=text))

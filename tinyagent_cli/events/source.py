@@ -57,30 +57,27 @@ class _Timed(msgspec.Struct):
 class _Watched(io.RawIOBase):
     """A file that limits the length of its lines, and announces each read."""
 
-    def __init__(self, name: str, descriptor: int) -> None:
+    def __init__(self, source: Source) -> None:
         super().__init__()
-        self.name = name
-        self.before_read: Callable[[], None] = lambda: None
-        self.at_end: Callable[[], bool] = lambda: False
-        self._descriptor = descriptor
+        self._source = source
         self._line_bytes = 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
-        self.before_read()
-        view = memoryview(buffer)
+        source, view = self._source, memoryview(buffer)
+        source.before_read()
         try:
-            part = os.read(self._descriptor, len(view))
-            while not part and self.at_end():
-                part = os.read(self._descriptor, len(view))
+            part = os.read(source.descriptor, len(view))
+            while not part and source.at_end():
+                part = os.read(source.descriptor, len(view))
         except OSError as error:
-            raise InputError(f"Cannot read {self.name}: {error.strerror}.") from None
+            raise InputError(f"Cannot read {source.name}: {error.strerror}.") from None
         end = part.rfind(b"\n") + 1
         self._line_bytes = len(part) - end if end else self._line_bytes + len(part)
         if self._line_bytes > MAX_RECORD_BYTES:
-            raise InputError(f"{self.name} has a line of more than {MAX_RECORD_BYTES >> 20} MiB.")
+            raise InputError(f"{source.name} has a line of more than {MAX_RECORD_BYTES >> 20} MiB.")
         view[: len(part)] = part
         return len(part)
 
@@ -92,29 +89,23 @@ class Source:
         name: The name, for messages.
         descriptor: The file.
         on_warning: Called with a warning if the last line is incomplete.
+
+    Attributes:
+        before_read: Called before each read, which may wait, to write what is known so far.
+        at_end: Called at the end of the file. It may wait, and returns whether to read again.
     """
 
     def __init__(self, name: str, descriptor: int, on_warning: Callable[[str], None]) -> None:
         self.name = name
         self.descriptor = descriptor
-        self._watched = _Watched(name, descriptor)
-        self._file = io.BufferedReader(self._watched, CHUNK_BYTES)
         self.on_warning = on_warning
+        self.before_read: Callable[[], None] = lambda: None
+        self.at_end: Callable[[], bool] = lambda: False
+        self.reset()
 
     def reset(self) -> None:
         """Forget what was read, after the file was set to its start."""
-        functions = self._watched.before_read, self._watched.at_end
-        self._watched = _Watched(self.name, self.descriptor)
-        self._watched.before_read, self._watched.at_end = functions
-        self._file = io.BufferedReader(self._watched, CHUNK_BYTES)
-
-    def before_read(self, function: Callable[[], None]) -> None:
-        """Call a function before each read, which may wait, to write what is known so far."""
-        self._watched.before_read = function
-
-    def at_end(self, function: Callable[[], bool]) -> None:
-        """Call a function at the end of the file. It may wait, and returns whether to read again."""
-        self._watched.at_end = function
+        self._file = io.BufferedReader(_Watched(self), CHUNK_BYTES)
 
     def lines(self) -> Iterator[bytes | str]:
         """Yield each line. Only the last one may have no LF.
@@ -146,14 +137,13 @@ class Source:
             raise self.nothing()
 
     def entries(
-        self, *, updates: bool = True, on_problem: Callable[[int, RecordError], None] | None = None
+        self, *, updates: bool = True, on_problem: Callable[[RecordError], None] | None = None
     ) -> Iterator[Entry]:
         """Yield the lines with their times.
 
         Args:
             updates: Whether lines of `message_update` have records.
-            on_problem: Called with the number of a line that is not in the format, and the error; the line is
-                then left out.
+            on_problem: Called with the error of a line that is not in the format, which is left out.
 
         Raises:
             RecordError: A line is not in the format, and there is no `on_problem`.
@@ -171,7 +161,7 @@ class Source:
                     break
                 if on_problem is None:
                     raise self._named(error) from None
-                on_problem(decoder.line_number, self._named(error))
+                on_problem(self._named(error))
                 continue
             yield Entry(decoder.line_number, _time_of(line), records)
         if not decoder.line_number:

@@ -31,7 +31,7 @@ from tinyagent_cli.terminal.sanitise import one_line
 from .calls import Call, CallReader
 from .source import Entry
 
-__all__ = ["Collector", "Stats", "ToolStats", "collect", "cost_text", "model_name", "usage_of", "with_notes"]
+__all__ = ["Collector", "Stats", "ToolStats", "collect", "cost_text", "model_text", "usage_of", "with_notes"]
 
 
 class ToolStats(msgspec.Struct, kw_only=True):
@@ -228,7 +228,7 @@ def _free_of_charge(usage: Usage | None) -> Usage | None:
     return {**usage, "cost": 0.0} if usage and usage.get("cost") is None else usage
 
 
-def model_name(provider: object, model_id: object) -> str:
+def model_text(provider: object, model_id: object) -> str:
     """Return the name of a model in a record, which may be from anywhere, on one line."""
     return one_line(model_label(as_str(provider), as_str(model_id)), 100)
 

@@ -212,7 +212,7 @@ def _sandbox(found: Settings) -> Finding:
 
 def _names(found: Settings) -> Iterator[Finding]:
     plugins = [plugin for plugin in find() if plugin.group != "providers"]
-    for conflict in Preferences.from_settings(found).conflicts(
+    for conflict in Preferences(found.preferred_plugins).conflicts(
         [*plugins, *provider_plugins(found.providers)]
     ):
         subject = f"{conflict.group.removesuffix('s')} {conflict.name}"

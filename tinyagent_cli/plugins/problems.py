@@ -29,7 +29,7 @@ def problems(
         misfit = version_misfit(plugin) or (None if are_loaded else hooks_misfit(plugin))
         if misfit is not None:
             yield f"The plugin {plugin} {misfit.why}. {misfit.hint}"
-    preferences = Preferences() if settings is None else Preferences.from_settings(settings)
+    preferences = Preferences({} if settings is None else settings.preferred_plugins)
     others = [plugin for plugin in plugins if plugin.group != "providers"]
     providers = provider_plugins(() if settings is None else settings.providers)
     for conflict in preferences.conflicts([*others, *providers]):

@@ -146,7 +146,7 @@ def _chosen(loaded: LoadedPlugin, offered: Mapping[str, T], name: str, what: str
     return offered[name]
 
 
-def templates_of(loaded: LoadedPlugin, requested: str | None = None) -> dict[str, PromptTemplate]:
+def templates_of(loaded: LoadedPlugin, requested: str | None) -> dict[str, PromptTemplate]:
     """Return the prompt templates that a plugin registers, by name.
 
     Raises:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from tinyagent.errors import ConfigurationError, NotConfiguredError, PluginError, TinyAgentError
-from tinyagent_cli.config.environment import set_variable
+from tinyagent_cli.config.environment import set_variable, user_file
 
 from .builtin import provider_plugins
 from .discovery import EXECUTORS, Plugin, find
@@ -86,18 +86,18 @@ class PluginLoader:
     Args:
         providers: The configured providers, by name.
         disabled: Disabled plugins of the group `tinyagent.hooks`.
-        preferences: The user's choice among plugins with the same name.
+        preferred: The distribution to use for a name that several plugins have.
     """
 
     def __init__(
         self,
         providers: Mapping[str, ProviderTable] | None = None,
         disabled: frozenset[str] = frozenset(),
-        preferences: Preferences | None = None,
+        preferred: Mapping[str, str] | None = None,
     ) -> None:
         self._providers = providers or {}
         self._disabled = disabled
-        self._preferences = preferences or Preferences()
+        self._preferences = Preferences(preferred or {})
         self._loaded: dict[Plugin | ToolFile, LoadedPlugin] = {}
 
     @classmethod
@@ -107,7 +107,7 @@ class PluginLoader:
 
         show_warnings()
         _publish(found.sandbox)
-        return cls(found.providers, found.disabled_plugins, Preferences.from_settings(found))
+        return cls(found.providers, found.disabled_plugins, found.preferred_plugins)
 
     def registry(self) -> Registry:
         """Return the plugins that are loaded so far."""
@@ -174,11 +174,10 @@ class PluginLoader:
             from tinyagent_cli.terminal.hints import suggestion
 
             known = {plugin.name for plugin in plugins}
-            file = self._preferences.config_file
             raise ConfigurationError(
                 f"Unknown provider {name!r}.{suggestion(name, known)} Known: {list_names(known)}.",
                 hint="The part of -m before the first slash is the provider. Your own endpoints go into "
-                f"[providers.NAME]{f' in {file}' if file else ''}.",
+                f"[providers.NAME] in {user_file()}.",
             )
         return provider_of(self.load(self._preferences.choose(name, claims)), name)
 
@@ -261,11 +260,10 @@ class PluginLoader:
                 problems.append(error)
         if not problems:
             return
-        file = self._preferences.config_file
         hints = list(dict.fromkeys(error.hint for error in problems if error.hint))
         hints.append(
             "Plugins of the group tinyagent.hooks guard tool calls, so nothing runs without them. "
-            f'To switch one off: [plugins] disable = ["NAME"]{f" in {file}" if file else ""}.'
+            f'To switch one off: [plugins] disable = ["NAME"] in {user_file()}.'
         )
         only_setup = all(isinstance(error, ConfigurationError) for error in problems)
         raised = ConfigurationError if only_setup else PluginError

@@ -20,7 +20,6 @@ from .tool_sources import ToolFile
 
 if TYPE_CHECKING:
     from tinyagent.agent_types import AgentTool
-    from tinyagent_cli.config.settings import Settings
 
 __all__ = ["BUILT_IN_NAMES", "NameConflict", "Preferences", "ToolClaim", "list_names", "plugin_of_tool"]
 
@@ -50,16 +49,9 @@ class Preferences(NamedTuple):
 
     Attributes:
         distributions: The distribution for each such name.
-        config_file: The configuration file, for messages.
     """
 
-    distributions: Mapping[str, str] = {}
-    config_file: Path | None = None
-
-    @classmethod
-    def from_settings(cls, found: Settings) -> Preferences:
-        """Return the preferences of the configuration files."""
-        return cls(found.preferred_plugins, user_file())
+    distributions: Mapping[str, str]
 
     def choose(self, name: str, plugins: Sequence[Plugin]) -> Plugin:
         """Return the one plugin of `plugins` that `name` means.
@@ -126,8 +118,7 @@ class Preferences(NamedTuple):
         return next((plugin for plugin in plugins if normalised(plugin.distribution) == wanted), None)
 
     def _how_to_prefer(self, name: str) -> str:
-        where = f" in {self.config_file}" if self.config_file else " in config.toml"
-        return f'[plugins] prefer = {{{name} = "DISTRIBUTION"}}{where}.'
+        return f'[plugins] prefer = {{{name} = "DISTRIBUTION"}} in {user_file()}.'
 
 
 def plugin_of_tool(request: str, preferences: Preferences) -> tuple[Plugin | ToolFile, str | None]:

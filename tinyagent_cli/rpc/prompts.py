@@ -63,7 +63,7 @@ def read_template(
     chosen.template.check_values(
         chosen.values, prompt=bool(message.strip()), stdin=stdin is not None, option="parameters."
     )
-    filled = chosen.fill_in(message, None if stdin is None else stdin.encode())
+    filled, _ = chosen.fill_in(message, None if stdin is None else stdin.encode())
     content = chosen.template.content
     return TemplatePrompt(filled.prompt or "", filled.system, content.model, content.tools, chosen.answer())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -252,10 +252,7 @@ class ToolsData(msgspec.Struct, frozen=True, kw_only=True):
     tools: list[str]
 
 
-_TYPES = (
-    *("prompt", "steer", "follow_up", "abort", "state", "messages", "compact"),
-    *("set_model", "set_tools", "set_read_only", "approve", "respond"),
-)
+_TYPES = [str(kind.__struct_config__.tag) for kind in get_args(Command)]
 _DECODER: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 
 

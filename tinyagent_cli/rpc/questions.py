@@ -34,9 +34,6 @@ class OpenQuestions(Generic[T]):
         kind: `approval` or `input`.
         numbers: The numbers of the questions.
         send: Sends a line. It may add the id of the run.
-
-    Attributes:
-        lines: The lines of the open questions.
     """
 
     def __init__(self, kind: str, numbers: Iterator[int], send: Callable[[dict[str, object]], None]) -> None:
@@ -47,6 +44,7 @@ class OpenQuestions(Generic[T]):
 
     @property
     def lines(self) -> list[dict[str, object]]:
+        """The lines of the open questions."""
         return [line for line, _ in self._open.values()]
 
     async def ask(self, fields: Mapping[str, object]) -> T | None:

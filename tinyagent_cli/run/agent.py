@@ -11,7 +11,8 @@ from tinyagent import Agent, AgentOptions
 from tinyagent.errors import TinyAgentError
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config.environment import approvals_file, sessions_directory
-from tinyagent_cli.exit_codes import RunTimeoutError, plugin_exit
+from tinyagent_cli.exit_codes import plugin_exit
+from tinyagent_cli.terminal.signals import RunTimeoutError
 
 from .approvals import Approvals, Asker, Scope
 from .plan import Plan

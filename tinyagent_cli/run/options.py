@@ -33,7 +33,7 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     json: bool
     extract: int
     output: str | None
-    record: str | None = None
+    record: str | None
     options: tuple[str, ...]
     temperature: float | None
     max_tokens: int | None

@@ -42,7 +42,7 @@ from .prompt_input import (
     read_file,
     read_files,
 )
-from .tools import ToolLoader, check_rules, output_limits, tool_names, use_servers
+from .tools import ToolLoader, check_rules, output_limits, requested_names, use_servers
 
 if TYPE_CHECKING:
     from tinyagent_cli.sessions.writer import SessionWriter
@@ -159,7 +159,7 @@ def prepare(
     if max_cost is not None:
         check_price(app, model)
     plugins.load_guards()
-    loader, names = ToolLoader(app, plugins, found.tools), tool_names(options, template, run.tools or ())
+    loader, names = ToolLoader(app, plugins, found.tools), requested_names(options, template, run.tools or ())
     tools, registry = loader.load(names), plugins.registry()
     if not prompts_follow:  # else other tools may follow, too
         check_rules(options, tools)
@@ -402,8 +402,8 @@ def _read_conversation(
     files = read((*options.files, *mentioned))
     piped_text = stdin.read() if piped else None
     if template is not None:
-        filled = template.fill_in(prompt, piped_text)
-        prompt, piped_text = filled.prompt or "", filled.stdin
+        filled, piped_text = template.fill_in(prompt, piped_text)
+        prompt = filled.prompt or ""
         given = first(given, filled.system)
     if given is not None:
         system = given

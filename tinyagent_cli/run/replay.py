@@ -21,7 +21,7 @@ from tinyagent.agent_types import (
 from tinyagent.jsonl import HistoryRecord, Record, ResultRecord, SessionRecord
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.events.source import Entry, Source
-from tinyagent_cli.events.stats import model_name, usage_of
+from tinyagent_cli.events.stats import model_text, usage_of
 from tinyagent_cli.exit_codes import STOPPED
 from tinyagent_cli.terminal.display import RunDisplay
 from tinyagent_cli.terminal.output import Output
@@ -104,7 +104,7 @@ async def show_replay(app: AppContext, source: Source, stdout: Output, *, speed:
     """
     clock = Clock(speed)
     replay: Replay | None = None
-    source.before_read(stdout.flush)
+    source.before_read = stdout.flush
     try:
         for moment, records in with_times(source.entries()):
             for record in records:
@@ -178,7 +178,7 @@ class Replay:
     def note_model(self, message: AgentMessage) -> None:
         """Take the model of a reply: a session may go on with another one."""
         if is_assistant(message):
-            self._model = model_name(message.get("provider"), message.get("model")) or self._model
+            self._model = model_text(message.get("provider"), message.get("model")) or self._model
 
     def show_prompt(self, message: AgentMessage) -> None:
         """Show a prompt, which is on the command line of a live run."""
@@ -215,4 +215,4 @@ def quoted(text: str) -> str:
 def model_of(header: SessionRecord) -> str:
     """Return the model of a header on one line."""
     model = header.model or {}
-    return model_name(model.get("provider"), model.get("id")) or "the model"
+    return model_text(model.get("provider"), model.get("id")) or "the model"

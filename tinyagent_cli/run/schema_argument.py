@@ -70,9 +70,7 @@ def read_schema(option: str, text: str, *, many: bool = False) -> WantedAnswer:
         raise InputError(f"{option}: {error}", hint=_FORMS) from None
 
 
-def read_template_schema(
-    where: str, schema: str | JsonDict, *, many: bool = False, only_data: bool
-) -> WantedAnswer:
+def read_template_schema(where: str, schema: str | JsonDict, *, many: bool, only_data: bool) -> WantedAnswer:
     """Read the schema of a template: a table with a JSON Schema, or a text as for `--schema`.
 
     Args:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from tinyagent.text_files import decode_text
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.config.templates import (
-    PROMPT,
     STDIN,
+    FilledTemplate,
     Template,
     TemplateFile,
     TemplatePath,
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChosenTemplate",
-    "FilledTemplate",
     "choose_template",
     "claim_text",
     "find_claim",
@@ -36,20 +35,6 @@ __all__ = [
     "missing_values",
     "parse_values",
 ]
-
-
-class FilledTemplate(NamedTuple):
-    """The texts of a template with the values of its variables.
-
-    Attributes:
-        system: The system prompt; None if the template has none.
-        prompt: The prompt, with the prompt of the command line.
-        stdin: Standard input, if it comes before the prompt.
-    """
-
-    system: str | None
-    prompt: str | None
-    stdin: bytes | None
 
 
 class ChosenTemplate(NamedTuple):
@@ -83,28 +68,18 @@ class ChosenTemplate(NamedTuple):
         where = f"{place.path}: {'schema_multi' if many else 'schema'}"
         return read_template_schema(where, schema, many=many, only_data=place.is_project)
 
-    def fill_in(self, prompt: str | None, stdin: bytes | None) -> FilledTemplate:
-        """Return the texts for the model.
-
-        A prompt and standard input for which the template has no variable come after and before its prompt.
+    def fill_in(self, prompt: str | None, stdin: bytes | None) -> tuple[FilledTemplate, bytes | None]:
+        """Return the texts for the model, and standard input if the template has no variable for it.
 
         Raises:
             InputError: Standard input is not text.
         """
         content, values = self.template.content, dict(self.values)
-        uses = content.variables
-        if STDIN in uses and stdin is not None:
+        if STDIN in content.variables and stdin is not None:
             hint = f"For an image: tinyagent run -p {self.template.name} -f - < FILE"
             values[STDIN] = decode_text(stdin, "standard input", error=InputError, hint=hint).strip("\n")
             stdin = None
-        parts = [] if content.prompt is None else [content.prompt]
-        if prompt:
-            values[PROMPT] = prompt
-        filled = [self.template.fill_in(part, values) for part in parts]
-        if prompt and PROMPT not in uses:
-            filled.append(prompt)
-        system = None if content.system is None else self.template.fill_in(content.system, values).strip()
-        return FilledTemplate(system, "\n\n".join(filled) or None, stdin)
+        return content.fill_in(values, prompt), stdin
 
 
 def parse_values(pairs: Sequence[str]) -> dict[str, str]:

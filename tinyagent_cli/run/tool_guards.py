@@ -51,10 +51,10 @@ class ToolGuards:
     def __init__(
         self,
         approvals: Approvals,
-        before: Sequence[Hook] = (),
-        after: Sequence[Hook] = (),
+        before: Sequence[Hook],
+        after: Sequence[Hook],
         *,
-        timeout: float = 30.0,
+        timeout: float,
         log: Callable[[str], None] = lambda text: None,
         max_output: Callable[[str], int | None] = lambda name: None,
     ) -> None:

@@ -22,7 +22,7 @@ from .options import RunOptions
 if TYPE_CHECKING:
     from .template_choice import ChosenTemplate
 
-__all__ = ["ToolLoader", "cap", "check_rules", "output_limits", "tool_names", "use_servers"]
+__all__ = ["ToolLoader", "cap", "check_rules", "output_limits", "requested_names", "use_servers"]
 
 DEFAULT_MAX_OUTPUT = 100_000
 """Characters, about 25,000 tokens. A longer result would push the conversation out of the context."""
@@ -68,7 +68,7 @@ class ToolLoader:
         return None
 
 
-def tool_names(
+def requested_names(
     options: RunOptions, template: ChosenTemplate | None, configured: Sequence[str]
 ) -> Sequence[str]:
     """Return the names of the requested tools; `--mcp` adds the tools of its servers."""

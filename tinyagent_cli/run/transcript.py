@@ -104,7 +104,7 @@ def _is_prompt(record: Record) -> bool:
 
 
 async def show_transcript(
-    app: AppContext, entries: Iterator[Entry], stdout: Output, *, plain: bool, limit: int | None = None
+    app: AppContext, entries: Iterator[Entry], stdout: Output, *, plain: bool, limit: int | None
 ) -> None:
     """Show a session at once on standard output: prompts, replies, tool calls and errors.
 

@@ -123,7 +123,7 @@ class RecordFile:
                 ) from None
 
 
-def refuse_standard_output(path: str, descriptor: int | None = None, option: str = "-o") -> None:
+def refuse_standard_output(path: str, descriptor: int | None, option: str) -> None:
     """Refuse a record on standard output, which has the reply; /dev/null is allowed for both.
 
     Args:

@@ -91,7 +91,7 @@ class ActivityRenderer:
         before: Callable[[], None],
         before_draw: Callable[[], bool],
         text_is_live: bool,
-        pending: Callable[[], str] = lambda: "",
+        pending: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
         ended_only: bool = False,
         make_live: Callable[[Callable[[int], list[str]], Callable[[], bool]], LiveLines] = LiveLines,

@@ -11,7 +11,6 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
 
 __all__ = ["LiveLines"]
 
@@ -26,20 +25,6 @@ ERASE = "\r \x1b[J\r"
 """Clears everything from this line on. The space is for tmux: it saves a screen that is cleared entirely."""
 
 
-class Timer(Protocol):
-    """What `call_later` returns."""
-
-    def cancel(self) -> None:
-        """Do not call the function any more."""
-
-
-CallLater: TypeAlias = Callable[[float, Callable[[], None]], Timer]
-
-
-def _call_later(seconds: float, function: Callable[[], None]) -> Timer:
-    return asyncio.get_running_loop().call_later(seconds, function)
-
-
 class LiveLines:
     """Draws lines on standard error while something is awaited.
 
@@ -48,25 +33,18 @@ class LiveLines:
             colours, and must not be wider.
         before_draw: Called before the lines are drawn, to write the output that comes before them. It returns
             whether the cursor is at the start of a line.
-        call_later: Calls a function after some seconds; by default a timer of the running loop.
     """
 
-    def __init__(
-        self,
-        lines: Callable[[int], list[str]],
-        before_draw: Callable[[], bool],
-        call_later: CallLater | None = None,
-    ) -> None:
+    def __init__(self, lines: Callable[[int], list[str]], before_draw: Callable[[], bool]) -> None:
         self._lines = lines
         self._before_draw = before_draw
-        self._call_later = call_later or _call_later
-        self._timer: Timer | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._drawn = False
 
     def show(self) -> None:
         """Show the lines after a short time, and redraw them until `hide` is called."""
         if self._timer is None:
-            self._timer = self._call_later(START_S, self._tick)
+            self._timer = asyncio.get_running_loop().call_later(START_S, self._tick)
 
     def hide(self) -> None:
         """Erase the lines, and stop redrawing them."""
@@ -82,7 +60,7 @@ class LiveLines:
             _write(ERASE)
 
     def _tick(self) -> None:
-        self._timer = self._call_later(INTERVAL_S, self._tick)
+        self._timer = asyncio.get_running_loop().call_later(INTERVAL_S, self._tick)
         if self._before_draw():
             self._draw()
 
