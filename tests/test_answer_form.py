@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import json
-import re
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.cli.documents import blocks
 from tinyagent import Agent, AgentOptions, AgentTool, AgentToolResult
 from tinyagent._answer_form import answer_form, json_form
 from tinyagent._stream.response_schema import ANTHROPIC, OPENAI, strict_schema
@@ -175,7 +175,7 @@ async def test_other_nulls_stay() -> None:
 async def test_the_example_of_the_documentation() -> None:
     """The program in docs/structured.md runs as it stands there."""
     page = Path(__file__).parent.parent / "docs" / "structured.md"
-    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    example = [block.text for block in blocks(page) if block.language == "python"][-1]
     names: dict[str, Any] = {"__name__": "example"}
     exec(example, names)
     text = '{"items": [{"name": "Ada", "age": 36}, {"name": "Bob", "age": null}]}'

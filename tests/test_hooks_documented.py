@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 from pathlib import Path
 
 import pytest
 
+from tests.cli.documents import blocks
 from tinyagent import hookspecs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,12 +29,10 @@ def _specified(name: str) -> str:
 
 
 def _documented() -> dict[str, str]:
-    text = (ROOT / "docs" / "hooks.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     return {
         name: _signature(node)
-        for block in blocks
-        for name, node in _functions(block).items()
+        for block in blocks(ROOT / "docs" / "hooks.md")
+        for name, node in _functions(block.text).items()
     }  # fmt: skip
 
 

@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import hashlib
 import hmac
-import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import httpx
 import pytest
 import respx
 
+from tests.cli.documents import blocks
 from tinyagent import Agent, AgentOptions
 from tinyagent._cancel import Aborted, AbortSignal
 from tinyagent._net import request as _request
@@ -239,8 +239,8 @@ async def test_every_provider_uses_the_client(client: httpx.AsyncClient, protoco
 
 async def test_the_example_of_the_documentation() -> None:
     """The example in docs/models.md runs unchanged."""
-    text = (Path(__file__).parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    page = Path(__file__).parent.parent / "docs" / "models.md"
+    [example] = [block.text for block in blocks(page) if block.language == "python"]
     names: dict[str, Any] = {"__name__": "example"}
     exec(example, names)
     with respx.mock(base_url="https://models.example") as mocked:

@@ -11,6 +11,8 @@ from pathlib import Path
 import grimp
 import pytest
 
+from tests.cli.documents import blocks
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # The floors of the library, from the lowest to the highest. A module imports from its own floor and from
@@ -195,8 +197,8 @@ def test_the_environment_is_read_in_one_place(package: str, allowed: set[str]) -
 
 def test_the_architecture_names_every_module() -> None:
     """The diagram in ARCHITECTURE.md has all modules of the library and all packages of the command line."""
-    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"\w+", text.split("```")[1]))
+    [modules_shown, _] = blocks(ROOT / "ARCHITECTURE.md")
+    named = set(re.findall(r"\w+", modules_shown.text))
     modules = {path.stem for path in (ROOT / "tinyagent").rglob("*.py") if "contract" not in path.parts}
     packages = {path.parent.name for path in (ROOT / "tinyagent_cli").glob("*/__init__.py")}
     assert set() == (modules | packages) - named - {"__init__", "_version"}

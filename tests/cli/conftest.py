@@ -261,15 +261,17 @@ class Cli:
 
     def shell(self, line: str, **environment: str) -> Done:
         """Run a line of shell in which $T is the command."""
-        command = self.command()
-        if not self.new_processes:
-            command = [sys.executable, "-I", "-S", str(CLIENT), self._fork_server.address]
+        command = self.command() if self.new_processes else self.forking_command()
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", line], capture_output=True, timeout=SECONDS, check=False,
             env=self.environment({"T": " ".join(command), **environment}), cwd=self.work,
             stdin=subprocess.DEVNULL,
         )  # fmt: skip
         return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def forking_command(self) -> list[str]:
+        """Return a command that starts quickly, because it forks."""
+        return [sys.executable, "-I", "-S", str(CLIENT), self._fork_server.address]
 
     def command(self, *args: str | Path) -> list[str]:
         """Return the command as a list."""

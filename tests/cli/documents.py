@@ -1,8 +1,30 @@
-"""The code blocks of a Markdown page, and a way to run them.
+"""The documents of the repository, and their code blocks.
 
-The first line of a block says what it is: "console" has commands after "$ " with their standard output, in
-which "..." stands for any text; "bash" is a script that must succeed; "file=NAME" saves the block in the
-working directory.
+A block has a language, and may have words after it, which rendered pages do not show. A comment may have
+blocks, too: they make what the reader of the page has already.
+
+    ```python file=weather.py
+
+| Language | What the tests do with the block |
+|---|---|
+| `console` | run each command after "$ ", and compare its standard output, in which "..." is any text |
+| `bash`, `sh` | run it as a script, which must succeed |
+| `python` | check its types and run it; with `file`, only check its types |
+| `toml`, `json` | decode it by the reader of the file that it shows, which `as` or the name of `file` says |
+| `text` | nothing: it is output, or a drawing |
+| others | only with `file`, `skip` or `test` |
+
+| Word | Meaning |
+|---|---|
+| `file=PATH` | The block is saved in this file, below the working directory or `~/`. |
+| `as=KIND` | What a `toml` or `json` block is: see `formats.py`. |
+| `continues` | The program goes on from the Python block before it. |
+| `exit=N` | The exit code of the last command; 0 without it. |
+| `stderr` | The output is that of standard error, too. |
+| `input=TEXT` | The standard input of a script. |
+| `skip=REASON` | The block is not run, for one of the `REASONS`. |
+| `test=FILE` | This test runs the block, with a set-up of its own. |
+| `with=NAME` | It is for one of several readers, whom a test chooses. |
 """
 
 from __future__ import annotations
@@ -10,11 +32,39 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from .conftest import Cli
+from markdown_it import MarkdownIt
+
+if TYPE_CHECKING:
+    from .conftest import Cli
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("**/*.md")),
+    *sorted(ROOT.glob("plugins/**/README.md")),
+    *sorted(ROOT.glob("examples/**/README.md")),
+    *sorted(ROOT.glob("bindings/*/README.md")),
+]
+WORDS = {"file", "as", "continues", "exit", "input", "stderr", "skip", "test", "with"}
+REASONS = {
+    "make": "It runs the tests or benchmarks of this repository.",
+    "install": "It builds and installs the Rust provider, as `make` does.",
+    "rust": "It needs the Rust provider, which is not in .venv.",
+    "heavy": "It needs Ray or llm, which are not in .venv.",
+    "server": "It is a server on a fixed port, or its caller.",
+    "other-program": "It is for a program that is not on this machine, such as an editor.",
+    "internet": "It reads a page of the real internet.",
+    "account": "It signs in in a browser.",
+    "transcript": "It was typed by hand, with a real model.",
+}
+"""Why a block is not run. Its commands and options are checked anyway."""
+
+SHELL = ("console", "bash", "sh")
+_MARKDOWN = MarkdownIt()
 
 
 class Block(NamedTuple):
@@ -22,16 +72,33 @@ class Block(NamedTuple):
 
     Attributes:
         language: The first word after the fence.
-        file: The name of the file to write, or "".
         text: The lines between the fences.
+        words: The other words after the fence, each with the value after its "=".
+        page: The document.
+        line: The number of the line with the fence.
     """
 
     language: str
-    file: str
     text: str
+    words: Mapping[str, str] = {}
+    page: Path = ROOT
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+    @property
+    def file(self) -> str:
+        """The file in which the block is saved, or ""."""
+        return self.words.get("file", "")
+
+    @property
+    def runs(self) -> bool:
+        """Whether the block is run with the others of its page."""
+        return not {"skip", "test"} & self.words.keys()
 
     def commands(self) -> Iterator[tuple[str, str]]:
-        """Return each command of a "console" block with its expected output."""
+        """Yield each command of a `console` block with its expected output."""
         for part in re.split(r"^\$ ", self.text, flags=re.MULTILINE)[1:]:
             command, _, output = part.partition("\n")
             yield command, output
@@ -39,29 +106,61 @@ class Block(NamedTuple):
 
 def blocks(page: Path) -> list[Block]:
     """Return the code blocks of a page."""
-    text = page.read_text(encoding="utf-8")
-    found = re.findall(r"^```(\S*)((?: \w+=\S+)*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    assert text.count("\n```") == 2 * len(found), f"{page.name} has a block that this does not understand"
-    return [
-        Block(language, dict(word.split("=", 1) for word in words.split()).get("file", ""), body)
-        for language, words, body in found
-    ]
+    return list(_blocks(page.read_text(encoding="utf-8"), page, 1))
+
+
+def _blocks(text: str, page: Path, first: int) -> Iterator[Block]:
+    """Yield the blocks of a text that begins at a line of a page."""
+    lines = text.splitlines()
+    for token in _MARKDOWN.parse(text):
+        if token.map is None:
+            continue
+        start, end = token.map
+        if token.type == "html_block" and token.content.startswith("<!--"):
+            yield from _blocks(token.content.replace("<!--", "").replace("-->", ""), page, first + start)
+        elif token.type == "code_block":
+            yield Block("", token.content, {}, page, first + start)
+        elif token.type == "fence":
+            language, *words = token.info.split() or [""]
+            found = dict(word.partition("=")[::2] for word in words)
+            if lines[end - 1].strip() != token.markup:
+                found["without-end"] = ""
+            yield Block(language, token.content, found, page, first + start)
+
+
+def python_programs(page: Iterable[Block]) -> Iterator[tuple[Block, str]]:
+    """Yield the Python programs of a page, each with its last block."""
+    last: Block | None = None
+    text = ""
+    for block in page:
+        if block.language == "python":
+            if "continues" in block.words:
+                text += block.text
+            else:
+                if last:
+                    yield last, text
+                text = block.text
+            last = block
+    if last:
+        yield last, text
+
+
+def matches(expected: str, printed: str) -> bool:
+    """Return whether an output is the expected one, in which "..." is any text."""
+    pattern = ".*".join(re.escape(piece) for piece in expected.split("..."))
+    return re.fullmatch(pattern, printed, re.DOTALL) is not None
 
 
 def run_block(cli: Cli, block: Block, **environment: str) -> int:
     """Write the file of a block and run its commands. Return how many commands were run."""
     if block.file:
         cli.file(block.file, block.text)
-    if block.language == "console":
-        commands = list(block.commands())
-    elif block.language in ("bash", "sh"):
-        commands = [(block.text, "...")]
-    else:
+    if block.language not in SHELL:
         return 0
+    commands = list(block.commands()) if block.language == "console" else [(block.text, "...")]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for command, expected in commands:
         done = cli.shell(f'set -e; tinyagent() {{ $T "$@"; }}\n{command}', PATH=path, **environment)
         assert 0 == done.code, f"{command}: {done.err}"
-        pattern = ".*".join(re.escape(piece) for piece in expected.split("..."))
-        assert re.fullmatch(pattern, done.out, re.DOTALL), f"{command} printed {done.out!r}"
+        assert matches(expected, done.out), f"{command} printed {done.out!r}"
     return len(commands)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
 import fcntl
 import io
 import json
@@ -34,6 +33,7 @@ from tinyagent_cli.config.files import LimitsTable
 from tinyagent_cli.config.settings import load_settings
 
 from .conftest import ROOT, SECONDS, Cli, as_openai, read_lines
+from .documents import blocks
 
 MEASURE = """
 import resource, subprocess, sys
@@ -710,18 +710,13 @@ def test_memory_does_not_grow_with_the_file(cli: Cli) -> None:
     assert (most[1] - most[0]) * 1024 < 39_000 * 300
 
 
-def test_documented_commands(cli: Cli) -> None:
-    """The commands of docs/batch.md make the table that it shows, and the lines of OpenAI's batch API."""
-    text = (ROOT / "docs/batch.md").read_text()
-    commands, conversion = re.findall(r"```sh\n(.*?)```", text, re.S)
-    assert 5 == len(commands.splitlines())
-    for command in commands.splitlines():
-        done = cli.shell(command.replace("tinyagent", "$T"))
+def test_the_lines_for_openai(cli: Cli) -> None:
+    """A command of docs/batch.md makes the lines of OpenAI's batch API from the results."""
+    commands, conversion = (block for block in blocks(ROOT / "docs" / "batch.md") if block.language == "sh")
+    for block in (commands, conversion):
+        done = cli.shell(block.text.replace("tinyagent", "$T"))
         assert 0 == done.code, done.err
-    shown = re.findall(r"^\| (\S+) \| (.+?) \| (\S+) \| (\S+) \|$", text, re.M)
-    with (cli.work / "people.csv").open(newline="") as file:
-        assert [list(row) for row in shown if row[0] != "---"] == list(csv.reader(file))
-    converted = [json.loads(line) for line in cli.shell(conversion).out.splitlines()]
+    converted = [json.loads(line) for line in done.out.splitlines()]
     assert {"7", "8", "9"} == {line["custom_id"] for line in converted}
     assert {"name": "Ada", "age": 36} in [
         json.loads(line["response"]["body"]["choices"][0]["message"]["content"]) for line in converted

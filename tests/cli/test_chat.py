@@ -13,6 +13,7 @@ from tinyagent.testing import FakeServer, Wait
 from tinyagent.testing.server import chat_chunk
 
 from .conftest import ROOT, TOOLS, Cli, FakeReply, Serve, Terminal, message_text, read_lines, sent
+from .documents import blocks
 
 ENTER, ALT_ENTER, UP, CTRL_C, CTRL_D, TAB = "\r", "\x1b\r", "\x1b[A", "\x03", "\x04", "\t"
 
@@ -577,10 +578,8 @@ def test_the_commands_of_the_documentation_exist(cli: Cli) -> None:
     """Each line of the blocks of docs/chat.md starts a chat, and its table has all commands."""
     from tinyagent_cli.chat.commands import COMMANDS
 
-    text = (ROOT / "docs/chat.md").read_text(encoding="utf-8")
-    lines = [
-        line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()
-    ]
+    page = ROOT / "docs" / "chat.md"
+    lines = [line for block in blocks(page) for line in block.text.splitlines()]
     cli.config('[run]\nmodel = "demo"\n')
     for line in lines:
         args = line.partition("#")[0].split()
@@ -590,4 +589,4 @@ def test_the_commands_of_the_documentation_exist(cli: Cli) -> None:
         _ask(terminal, "Hello", "You said: Hello")
         terminal.type(CTRL_D)
         assert 0 == terminal.end()
-    assert list(COMMANDS) == re.findall(r"^\| `/(\w+)", text, re.MULTILINE)
+    assert list(COMMANDS) == re.findall(r"^\| `/(\w+)", page.read_text(encoding="utf-8"), re.MULTILINE)

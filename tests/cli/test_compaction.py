@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,7 @@ from tinyagent.testing.grammar import check_grammar
 from tinyagent.testing.server import chat_chunk
 from tinyagent.testing.wires import AnthropicWire, ChatWire, ResponsesWire, Script, Wire
 
-from .conftest import ROOT, SECONDS, Cli, FakeReply, Serve, Terminal, message_text, read_lines, sent
-from .documents import blocks
+from .conftest import SECONDS, Cli, FakeReply, Serve, Terminal, message_text, read_lines, sent
 
 WINDOW = "context_window = 2000\n"
 LONG = "x" * 3000
@@ -403,24 +400,3 @@ def test_a_message_that_came_too_late_for_a_reply_is_sent_as_a_prompt(cli: Cli, 
     assert ("user", "with a cat") == beginnings(server, 1)[-1]
     assert ("user", "and a dog") == beginnings(server, 2)[-1]
     assert [True] * 3 == [line["ok"] for line in read_lines(session_of(cli)) if line["type"] == "result"]
-
-
-# ---- the documentation -----------------------------------------------------------------------------------
-
-
-def test_the_blocks_of_the_documentation_are_true(cli: Cli) -> None:
-    """The commands of docs/compaction.md run; its lines, settings and program are valid."""
-    page = ROOT / "docs" / "compaction.md"
-    texts = {
-        kind: [block.text for block in blocks(page) if block.language == kind]
-        for kind in ("bash", "toml", "json", "python")
-    }
-    done = cli.shell('tinyagent() { $T "$@"; }\nset -e\n' + "\n".join(texts["bash"]))
-    [shown] = re.findall(r"^    (Compacted .*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    assert (0, True) == (done.code, shown in done.err), done.err
-    for line in texts["json"][0].splitlines():
-        assert list(jsonl.read([line]))
-    cli.config(texts["toml"][0])
-    assert 0 == cli("config", "show").code
-    program = cli.file("program.py", texts["python"][0])
-    assert "2 messages are now a summary" in cli.shell(f"{sys.executable} -P {program}").out

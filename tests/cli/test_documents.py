@@ -1,18 +1,20 @@
-"""The code of all documents can be read, and its names, commands and options exist.
+"""Every code block of every document does what the document says.
 
-Blocks whose output is shown are run by the tests of their documents, such as test_readme.py.
+A reader follows each page from its first block to its last one: commands and programs are run, their output
+is compared, and files are decoded by the code that reads them. The words after the fence of a block say what
+it needs; see `documents.py`. A block that cannot be run has a reason; its commands and options are checked.
 """
 
 from __future__ import annotations
 
-import ast
-import importlib
-import json
+import os
 import re
 import shlex
 import signal
-import tomllib
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -21,63 +23,104 @@ import pytest
 from tinyagent_cli.app import root
 from tinyagent_cli.exit_codes import EXIT_CODES
 
-from .conftest import ROOT, Cli
-from .documents import Block, blocks, run_block
+from .conftest import ROOT
+from .documents import DOCUMENTS, REASONS, SHELL, WORDS, Block, blocks, python_programs
+from .formats import KINDS, kind_of
+from .reader import Reader, internet, new_reader
 
-DOCUMENTS = [
-    *(ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md")),
-    *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "cli.md"),
-    *sorted((ROOT / "plugins").glob("*/README.md")),
-    ROOT / "examples" / "README.md",
-]
-UNCHECKED = {"text", "", "lua", "ts", "yaml"}
-"""Output, settings of other programs, and generated types, which tests/peers/test_generators.py makes."""
+__all__ = ["internet", "new_reader"]
+
 OTHER_ENVIRONMENTS = {"llm", "greet", "review"}
 """Commands of plugins that are not installed in .venv, or that a page writes."""
 
-
-def all_blocks(*languages: str) -> list[object]:
-    """Return the blocks in these languages, as parameters with the document and the number as their id."""
-    return [
-        pytest.param(block, id=f"{path.relative_to(ROOT)}:{number}")
-        for path in DOCUMENTS
-        for number, block in enumerate(blocks(path), 1)
-        if block.language in languages
-    ]
+BLOCKS = {page: blocks(page) for page in DOCUMENTS}
+ALL = [block for page in BLOCKS.values() for block in page]
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_block_is_checked(path: Path) -> None:
-    """Each block has a language that a test below checks, or one that has a reason not to."""
-    known = {"json", "toml", "python", "sh", "bash", "console", *UNCHECKED}
-    assert set() == {block.language for block in blocks(path)} - known
+def name(path: Path) -> str:
+    """Return the path in the repository."""
+    return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("block", all_blocks("json"))
-def test_json_can_be_read(block: Block) -> None:
-    """A block is one value, or one value per line."""
-    try:
-        json.loads(block.text)
-    except ValueError:
-        for line in block.text.splitlines():
-            json.loads(line)
+# ---- the blocks are run ------------------------------------------------------------------------------
+
+ELSEWHERE = {
+    "README.md": "tests/cli/test_readme.py",
+    "docs/plugins.md": "tests/plugins/test_guide.py",
+    "docs/publish-a-plugin.md": "tests/plugins/test_publishing.py",
+    **{
+        name(page): "tests/cli/test_plugin_howtos.py"
+        for page in DOCUMENTS
+        if page.name.startswith(("write-a-", "write-an-"))
+    },
+}
+"""Pages whose readers need more, with their tests."""
+FOLLOWED = [
+    page
+    for page, found in BLOCKS.items()
+    if name(page) not in ELSEWHERE and any(block.runs for block in found)
+]
 
 
-@pytest.mark.parametrize("block", all_blocks("toml"))
-def test_toml_can_be_read(block: Block) -> None:
-    """A block is a file with at least one key."""
-    assert tomllib.loads(block.text)
+@pytest.mark.parametrize("page", FOLLOWED, ids=name)
+def test_the_page_can_be_followed(new_reader: Callable[[Sequence[Block]], Reader], page: Path) -> None:
+    """Each block does what the page says, after those before it."""
+    new_reader(BLOCKS[page]).follow(BLOCKS[page])
 
 
-@pytest.mark.parametrize("block", all_blocks("python"))
-def test_python_compiles_and_imports_what_exists(block: Block) -> None:
-    """A block is valid, also with `await` outside a function, and imports only names that exist."""
-    tree = ast.parse(block.text)
-    compile(tree, "block", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "tinyagent":
-            module = importlib.import_module(node.module or "")
-            assert [] == [name.name for name in node.names if not hasattr(module, name.name)]
+@pytest.mark.parametrize("page", BLOCKS, ids=name)
+def test_every_block_is_run_or_says_why_not(page: Path) -> None:
+    """A block is run, decoded or saved, or is output, or says which test runs it, or why it is not run."""
+    for block in BLOCKS[page]:
+        assert set() == block.words.keys() - WORDS, f"{block} has words that mean nothing"
+        if test := block.words.get("test"):
+            assert page.name in (ROOT / test).read_text("utf-8"), f"{test} does not run {block}"
+        elif "skip" in block.words:
+            assert block.words["skip"] in REASONS, block
+        elif block.language in ("toml", "json"):
+            assert kind_of(block), f"{block} must say what it is: as=KIND, one of {', '.join(KINDS)}"
+        elif block.language == "text":
+            # Its commands would be checked by nothing.
+            assert not re.search(r"^\$ ", block.text, re.MULTILINE), f"{block} has commands: use `console`"
+        else:
+            known = block.language in (*SHELL, "python") or block.file
+            assert known, f"{block} is not run: use file=, skip= or test="
+        assert block.words.get("as") in (None, *KINDS), block
+
+
+def test_few_blocks_are_not_run() -> None:
+    """These are all exceptions."""
+    assert {
+        "account": 1, "heavy": 2, "install": 1, "internet": 2, "make": 5, "other-program": 5, "rust": 2,
+        "server": 2, "transcript": 11,
+    } == Counter(block.words["skip"] for block in ALL if "skip" in block.words)  # fmt: skip
+
+
+def test_types(tmp_path: Path) -> None:
+    """mypy accepts each Python block in its strict mode."""
+    for page, found in BLOCKS.items():
+        if ELSEWHERE.get(name(page)) == "tests/cli/test_plugin_howtos.py":
+            continue  # it runs pyright and ruff, too
+        for block, program in python_programs(found):
+            if not block.runs:
+                continue
+            path = Path(block.file)
+            if path.name.startswith("test_"):
+                program = f"# mypy: allow-untyped-defs, allow-untyped-calls\n{program}"
+            module = path.parent.name if path.name == "__init__.py" else path.stem
+            if not module or (tmp_path / f"{module}.py").exists():
+                module = re.sub(r"\W+", "_", f"{name(page)}_{block.line}")
+            (tmp_path / f"{module}.py").write_text(program, "utf-8")
+    # An example may leave out the body of a function. The cache is that of `make check`.
+    options = ["--disable-error-code", "empty-body", "--cache-dir", ROOT / ".mypy_cache"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, *tmp_path.iterdir()],
+        cwd=ROOT, env={**os.environ, "MYPYPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert 0 == done.returncode, done.stdout + done.stderr
+
+
+# ---- commands -----------------------------------------------------------------------------------------
 
 
 def statements(block: Block) -> Iterator[str]:
@@ -152,7 +195,10 @@ def check_call(words: list[str]) -> None:
             return
 
 
-@pytest.mark.parametrize("block", all_blocks("sh", "bash", "console"))
+SHELL_BLOCKS = [pytest.param(block, id=str(block)) for block in ALL if block.language in SHELL]
+
+
+@pytest.mark.parametrize("block", SHELL_BLOCKS)
 def test_commands_and_options_exist(block: Block) -> None:
     """Each call of `tinyagent` names a command that exists, with options that it has."""
     for statement in statements(block):
@@ -169,7 +215,7 @@ def test_commands_and_options_exist(block: Block) -> None:
 )
 def test_wrong_commands_are_found(text: str, message: str) -> None:
     """A misspelt command or option is reported."""
-    [statement] = statements(Block("sh", "", text))
+    [statement] = statements(Block("sh", text))
     with pytest.raises(AssertionError, match=message):
         check_commands(statement)
 
@@ -180,12 +226,3 @@ def test_all_exit_codes_are_listed() -> None:
     listed = {int(code) for code in re.findall(r"^\| (\d+) \|", section.partition("\n## ")[0], re.MULTILINE)}
     signals = {128 + number for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     assert listed == {0, *EXIT_CODES.values(), *signals}
-
-
-def test_the_guide_to_tests_in_ci_can_be_followed(cli: Cli) -> None:
-    """The commands of docs/testing.md record and replay a run; another request fails as shown."""
-    bash, console = blocks(ROOT / "docs" / "testing.md")
-    run_block(cli, bash)
-    [(command, expected)] = console.commands()
-    done = cli.shell(f'tinyagent() {{ $T "$@"; }}\n{command}')
-    assert (1, expected) == (done.code, done.out)

@@ -367,16 +367,3 @@ def test_an_unknown_type_is_a_warning(cli: Cli, record: Path) -> None:
     done = cli("events", "validate", stdin=edited(record, lambda lines: lines.insert(5, {"type": "later"})))
     assert (0, "") == (done.code, done.out)
     assert "line 6 has the unknown type 'later', which readers ignore." in done.err
-
-
-def test_the_commands_of_the_guide_work(cli: Cli) -> None:
-    """The blocks of docs/events.md run one after the other, and print what the guide shows."""
-    blocks = re.findall(r"^```bash\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE)
-    done = cli.shell('set -e; tinyagent() { $T "$@"; }\n' + "\n".join(blocks))
-    assert 0 == done.code, done.err
-    assert "✓ calc 6 * 7" in done.out
-    for block in re.findall(r"^```console\n(.*?)^```$", GUIDE, re.DOTALL | re.MULTILINE):
-        command, _, expected = block.removeprefix("$ ").partition("\n")
-        shown = cli.shell(f'tinyagent() {{ $T "$@"; }}\n{command}').out
-        for line in expected.splitlines():
-            assert line in shown

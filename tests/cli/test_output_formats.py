@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
 
 from tinyagent.testing.server import chat_chunk
 from tinyagent_cli.terminal.code_blocks import extract_code
 
-from .conftest import ROOT, TOOLS, Cli, FakeReply, Serve, read_lines
+from .conftest import TOOLS, Cli, FakeReply, Serve, read_lines
 
 RUN = ("run", "-m", "local/m")
 REPLY = "Try this:\n\n```sh\necho one\n```\n\n1. or\n\n   ~~~\n   echo two\n     indented\n   ~~~\n\nDone."
@@ -144,22 +143,3 @@ def test_one_form_of_standard_output(cli: Cli, flags: tuple[str, ...]) -> None:
     done = cli("run", "-m", "demo", *flags, "Hi")
     assert (2, "usage") == (done.code, json.loads(done.out.splitlines()[-1])["error"]["kind"])
     assert "each determines standard output" in done.err
-
-
-# ---- the guide -------------------------------------------------------------------------------------
-
-GUIDE = ROOT / "docs" / "terminal.md"
-
-
-def test_the_commands_of_the_guide_work(cli: Cli, serve: Serve) -> None:
-    """Each command of docs/terminal.md exits with 0."""
-    blocks = re.findall(r"^```sh\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    commands = [line for block in blocks for line in block.splitlines()]
-    assert 4 <= len(commands)
-    serve(*[FakeReply.text(REPLY)] * len(commands))
-    for command in commands:
-        done = cli.shell(command.replace("tinyagent", "$T", 1), TINYAGENT_MODEL="local/m")
-        assert (0, "") == (done.code, done.err), command
-    assert "echo one\n" == (cli.work / "date.py").read_text()
-    assert "echo two\n  indented\n" == (cli.work / "fixed.sh").read_text()
-    assert REPLY == json.loads((cli.work / "result.json").read_text())["text"]

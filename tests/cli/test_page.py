@@ -22,6 +22,7 @@ from tinyagent_cli.events.page import write_page
 from tinyagent_cli.events.source import open_source
 
 from .conftest import ROOT, SECONDS, Cli
+from .documents import blocks
 from .page_records import ATTACKS, RecordWriter, hostile_record, rich_record, text
 
 TAGS = """
@@ -400,10 +401,9 @@ def test_the_server_follows_a_pipe(cli: Cli) -> None:
 
 def test_the_served_pages_of_the_guide(cli: Cli) -> None:
     """The commands with --serve in docs/events.md show the reply, and Ctrl-C ends them."""
-    text = (ROOT / "docs" / "events.md").read_text(encoding="utf-8")
-    [block] = re.findall(r"^```sh\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    [block] = [block for block in blocks(ROOT / "docs" / "events.md") if not block.runs]
     assert 0 == cli("run", "-m", "demo", "--session", "trip", "Hello").code
-    commands = block.splitlines()
+    commands = block.text.splitlines()
     assert 2 == len(commands)
     for command in commands:
         process = cli.start(

@@ -28,7 +28,6 @@ from tinyagent.testing.server import chat_chunk
 from tinyagent_cli.rpc.schema import schema
 
 from .conftest import LEAVING, ROOT, SECONDS, TOOLS, Cli, FakeReply, Serve
-from .documents import blocks
 
 Line = dict[str, Any]
 Connect = Callable[[], tuple[socket.socket, "Client"]]
@@ -813,29 +812,3 @@ def test_the_example_clients(cli: Cli, program: str, answer: str) -> None:
     assert 0 == done.code, done.err
     assert ("wrote x" in done.out, answer == "yes") == ((cli.work / "written").exists(), answer == "yes")
     assert "[yes/no]" in done.out + done.err
-
-
-def test_the_blocks_of_the_documentation(cli: Cli) -> None:
-    """The commands in docs/rpc.md print what the page shows, and its JSON is valid."""
-    page = blocks(ROOT / "docs" / "rpc.md")
-    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    ran = 0
-    for block in page:
-        for command, expected in block.commands() if block.language == "console" else ():
-            if block.file and command.startswith("cat "):
-                template(cli, Path(block.file).name, expected)
-                continue
-            done = cli.shell(command.replace("tinyagent", "$T"), **environment)
-            assert (0, expected) == (done.code, done.out), f"{command}: {done.err}"
-            ran += 1
-    assert 4 == ran
-    for block in page:
-        if block.language == "json":
-            line = json.loads(block.text)
-            output = line["type"] in ("approval_request", "input_request", "response")
-            fits("Output" if output else "Command", line)
-    [script] = [block.text for block in page if block.language == "bash"]
-    done = cli.shell(
-        'set -e; tinyagent() { exec $T "$@"; }\n' + script + "wait %1 || echo $?\n", **environment
-    )
-    assert (0, "You said: Hello\n143\n") == (done.code, done.out), done.err

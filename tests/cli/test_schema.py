@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pytest
 
 from tinyagent.testing.server import FakeReply, FakeServer, chat_chunk
 
-from .conftest import ROOT, TOOLS, Cli, Serve
+from .conftest import TOOLS, Cli, Serve
 
 POINT = '{"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}'
 MODELS = """
@@ -303,18 +302,3 @@ def test_the_record_does_not_replace_the_schema(cli: Cli) -> None:
     done = cli("run", "-m", "demo", "-o", "point.json", "--schema", "point.json", "Hi")
     assert (2, POINT) == (done.code, path.read_text())
     assert "would replace the file that --schema uses" in done.err
-
-
-def test_the_commands_of_the_documentation(cli: Cli) -> None:
-    """The commands in docs/structured.md print what the page shows."""
-    text = (ROOT / "docs" / "structured.md").read_text(encoding="utf-8")
-    ran = 0
-    for name, block in re.findall(r"^```console(?: file=(\S+))?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, expected = part.partition("\n")
-            if name and command == f"cat {name}":
-                cli.file(name, expected)
-            done = cli.shell(command.replace("tinyagent", "$T"))
-            assert (0, expected) == (done.code, done.out), f"{command}: {done.err}"
-            ran += 1
-    assert 5 == ran

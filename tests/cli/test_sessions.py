@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import stat
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,7 +26,7 @@ from tinyagent.testing.server import Hold, chat_chunk, sse
 from tinyagent_cli.sessions.files import try_lock, unlock
 from tinyagent_cli.sessions.writer import SessionLines
 
-from .conftest import ROOT, SECONDS, TOOLS, Cli, FakeReply, Serve, Terminal, read_lines
+from .conftest import SECONDS, TOOLS, Cli, FakeReply, Serve, Terminal, read_lines
 
 
 def texts(path: Path) -> list[tuple[str, str]]:
@@ -928,20 +927,3 @@ def test_a_lock_ends_when_its_file_is_closed(tmp_path: Path) -> None:
     os.close(second)  # as the end of a process does
     assert try_lock(third)
     unlock(third)
-
-
-# ---- the documentation -----------------------------------------------------------------------------------
-
-
-def test_the_commands_of_the_documentation_run(cli: Cli) -> None:
-    """Each block of docs/sessions.md works, one after the other."""
-    text = (ROOT / "docs/sessions.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    assert blocks
-    cli.config('[run]\nmodel = "demo"\n')
-    script = 'tinyagent() { $T "$@"; }\nset -e\n' + "\n".join(blocks)
-    done = cli.shell(script, PATH=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert 0 == done.code, done.err
-    [settings] = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
-    cli.config(settings)
-    assert 0 == cli("models", "list").code

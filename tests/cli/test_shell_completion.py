@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 
 from tinyagent_cli.commands import COMMANDS
 
-from .conftest import ROOT, SECONDS, TOOLS, Cli, FakeReply, Serve
+from .conftest import SECONDS, TOOLS, Cli, FakeReply, Serve
 from .test_main import MODULES
 
 BROKEN = "raise RuntimeError('imported')"
@@ -258,17 +257,3 @@ def test_a_real_shell(cli: Cli, serve: Serve, shell: str) -> None:
         terminal.expect_line("$")
     terminal.type("exit\n")
     terminal.end()
-
-
-def test_the_commands_of_the_documentation(cli: Cli) -> None:
-    """The commands in docs/completion.md write the scripts to the places where the shells look for them."""
-    text = (ROOT / "docs" / "completion.md").read_text(encoding="utf-8")
-    for script in re.findall(r"^```bash\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        done = cli.shell('set -e; tinyagent() { $T "$@"; }\n' + script, HOME=str(cli.work))
-        assert (0, "") == (done.code, done.err)
-    written = {str(path.relative_to(cli.work)) for path in cli.work.rglob("*") if path.is_file()}
-    assert {
-        ".local/share/bash-completion/completions/tinyagent",
-        ".zfunc/_tinyagent",
-        ".config/fish/completions/tinyagent.fish",
-    } == written

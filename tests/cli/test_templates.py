@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from tinyagent.testing.server import FakeReply
 
-from .conftest import ROOT, TOOLS, Cli, Serve, sent
+from .conftest import TOOLS, Cli, Serve, sent
 
 ASK = """+++
 description = "Ask about a text"
@@ -446,21 +445,3 @@ def test_completion(cli: Cli, user: Write, project: Write) -> None:
     assert ["topic="] == offered("tinyagent run -p ask -P t")
     assert [] == offered("tinyagent run -p bad -P ")
     assert [] == offered("tinyagent run -P ")
-
-
-def test_the_commands_of_the_documentation(cli: Cli) -> None:
-    """The commands in docs/templates.md print what the page shows."""
-    text = (ROOT / "docs" / "templates.md").read_text(encoding="utf-8")
-    ran = 0
-    for name, block in re.findall(r"^```console(?: file=(\S+))?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, expected = part.partition("\n")
-            command = command.replace("~/.config/tinyagent/", f"{cli.home}/")
-            if name and command.startswith("cat "):
-                path = cli.work / name.replace("~/.config/tinyagent/", f"{cli.home}/")
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(expected)
-            done = cli.shell(command if command.startswith("cat ") else command.replace("tinyagent", "$T"))
-            assert expected == done.out, f"{command}: {done.err}"
-            ran += 1
-    assert 12 == ran

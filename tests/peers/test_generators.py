@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.cli.documents import blocks
 from tinyagent import jsonl
 
 from .conftest import ROOT, require_peer
@@ -67,10 +67,9 @@ def run(folder: Path, script: str) -> str:
     return done.stdout
 
 
-def blocks(language: str) -> list[str]:
-    """Return the code blocks of the guide in a language."""
-    text = GUIDE.read_text(encoding="utf-8")
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+def guide(language: str) -> list[str]:
+    """Return the code blocks of docs/schema.md in a language."""
+    return [block.text for block in blocks(GUIDE) if block.language == language]
 
 
 def literals(kind: str, module: str, lines: list[str]) -> str:
@@ -92,12 +91,12 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_python_types_decode_every_line(tmp_path: Path, recorded: list[Path]) -> None:
     """Pydantic models and Structs have the names of the schema, narrow each line, and lose nothing."""
-    generate, _ = blocks("bash")
+    generate, _ = guide("bash")
     run(tmp_path, generate)
     decode = FILES / "decode.py"
     counts = json.loads(run(tmp_path, f"{PYTHON} {decode} events {' '.join(map(str, recorded))}"))
     assert jsonl.schema()["discriminator"]["mapping"].keys() == counts.keys()
-    [example] = blocks("python")
+    [example] = guide("python")
     (tmp_path / "example.py").write_text(example, encoding="utf-8")
     commands = tmp_path / "commands.jsonl"
     commands.write_text(COMMANDS.lstrip(), encoding="utf-8")
@@ -114,10 +113,10 @@ def test_python_types_decode_every_line(tmp_path: Path, recorded: list[Path]) ->
 def test_typescript_types_narrow_every_line(tmp_path: Path, recorded: list[Path]) -> None:
     """The interfaces are told apart by `type` and `role`, and each line is a literal of its type."""
     require_peer(GENERATORS / "node_modules" / ".bin" / "tsc")
-    _, generate = blocks("bash")
+    _, generate = guide("bash")
     run(tmp_path, generate)
     lines = [line for file in recorded for line in file.read_text(encoding="utf-8").splitlines()]
-    [example] = blocks("ts")
+    [example] = guide("ts")
     sources = {
         "lines.ts": literals("Line", "events", lines),
         "consumer.ts": (FILES / "consumer.ts").read_text(encoding="utf-8"),

@@ -36,7 +36,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-def _clean_environment(**more: str) -> dict[str, str]:
+def clean_environment(**more: str) -> dict[str, str]:
+    """Return a minimal environment for a program."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
     # "0" is pip's way of saying that nothing is compiled: each environment uses few of its modules.
     return {**kept, "PIP_NO_COMPILE": "0", **more}
@@ -47,7 +48,7 @@ def run_clean(*command: str | Path, cwd: Path, **environment: str) -> subprocess
     return subprocess.run(
         command,
         cwd=cwd,
-        env=_clean_environment(PIP_CONFIG_FILE=os.devnull, PIP_DISABLE_PIP_VERSION_CHECK="1", **environment),
+        env=clean_environment(PIP_CONFIG_FILE=os.devnull, PIP_DISABLE_PIP_VERSION_CHECK="1", **environment),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -125,6 +126,11 @@ class Environment:
                 if not (site / top).exists():
                     (site / top).symlink_to(Path(str(distribution.locate_file(top))))
 
+    def variables(self) -> dict[str, str]:
+        """Return the variables of a shell in the environment, without a key."""
+        path = f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        return {**clean_environment(), "PATH": path}
+
     def run(
         self, *command: str | Path, cwd: Path | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
@@ -132,7 +138,7 @@ class Environment:
         return subprocess.run(
             [self.folder / "bin" / command[0], *command[1:]],
             cwd=cwd or self.home,
-            env=_clean_environment(TINYAGENT_HOME=str(self.home / "tinyagent"), **environment),
+            env=clean_environment(TINYAGENT_HOME=str(self.home / "tinyagent"), **environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -225,20 +231,27 @@ def build_plugin(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
     return build
 
 
+_OFFLINE = {
+    "PIP_CONFIG_FILE": os.devnull,
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PIP_NO_BUILD_ISOLATION": "false",  # pip's way of saying that there is none
+    "PIP_NO_INDEX": "1",
+}
+
+
 @dataclass(frozen=True)
 class Workshop(Environment):
     """An environment for authors of plugins, with pip, pytest and hatchling, and without an index."""
 
+    def variables(self) -> dict[str, str]:
+        """Return the variables of a shell in the environment."""
+        return {**super().variables(), **_OFFLINE}
+
     def run(
         self, *command: str | Path, cwd: Path | None = None, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        offline = {
-            "PIP_CONFIG_FILE": os.devnull,
-            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-            "PIP_NO_BUILD_ISOLATION": "false",  # pip's way of saying that there is none
-            "PIP_NO_INDEX": "1",
-        }
-        return super().run(*command, cwd=cwd, **{**offline, **environment})
+        """Run a program in the environment."""
+        return super().run(*command, cwd=cwd, **{**_OFFLINE, **environment})
 
 
 @pytest.fixture(scope="session")

@@ -16,13 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.documents import blocks
+
 from ._wheels import write_wheel
 from .conftest import ROOT, Workshop, run_clean
 
 UV = Path(sys.executable).with_name("uv")
 PIPX = Path(sys.executable).with_name("pipx")
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-TUTORIAL = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+TUTORIAL = ROOT / "docs" / "tutorial.md"
 CALL = ("tools", "call", "weather", "text=how is the weather")
 MULTIPLY = ("tools", "call", "calc", "expression=6 * 7")
 
@@ -90,12 +92,12 @@ def test_plain_pip_installs_a_plugin_with_all_that_it_needs(user: User) -> None:
 
 def test_the_first_step_of_the_tutorial(user: User) -> None:
     """Its commands make an environment with tinyagent and the calculator."""
-    [commands] = re.findall(r"^```bash \S+\n(mkdir .*?)^```$", TUTORIAL, re.DOTALL | re.MULTILINE)
+    first = blocks(TUTORIAL)[0]
     # The pip of the tests in place of that of the environment, whose installation is slow.
     pip = user.programs / "pip"
     pip.write_text(f'#!/bin/sh\nexec {sys.executable} -m pip --python "$VIRTUAL_ENV/bin/python" "$@"\n')
     pip.chmod(0o755)
-    commands = commands.replace("-m venv", "-m venv --without-pip")
+    commands = first.text.replace("-m venv", "-m venv --without-pip")
     user.ok("/bin/sh", "-ec", f"{commands}\ntinyagent --version")
     tinyagent = user.home / "receipts" / ".venv" / "bin" / "tinyagent"
     assert "42\n" == user.ok(tinyagent, *MULTIPLY).stdout
@@ -117,7 +119,7 @@ def test_uv_pip_installs_a_plugin(user: User) -> None:
 
 def test_uv_tool_installs_tinyagent_with_a_plugin(user: User) -> None:
     """After the command of the README for uv, the hint for another plugin keeps the first."""
-    [command] = re.findall(r"`(uv tool install [^`]+)`", README)
+    [command] = re.findall(r"`(uv tool install [^`]+)`", README.read_text(encoding="utf-8"))
     user.ok(*command.split())
     tinyagent = user.programs / "tinyagent"
     assert "42\n" == user.ok(tinyagent, *MULTIPLY).stdout
@@ -132,8 +134,8 @@ def test_uv_tool_installs_tinyagent_with_a_plugin(user: User) -> None:
 def test_pipx_installs_tinyagent_and_injects_plugins(user: User) -> None:
     """After the commands of the README for pipx, `plugins install` and `uninstall` use pipx."""
     # pipx keeps pip in an environment of its own, and looks for a newer one once a month.
-    [commands] = re.findall(r"^```bash\n(pipx install .*?)^```$", README, re.DOTALL | re.MULTILINE)
-    user.ok("/bin/sh", "-ec", commands)
+    [commands] = [block for block in blocks(README) if block.text.startswith("pipx install")]
+    user.ok("/bin/sh", "-ec", commands.text)
     tinyagent = user.programs / "tinyagent"
     assert "42\n" == user.ok(tinyagent, *MULTIPLY).stdout
     done = user.ok(tinyagent, "plugins", "install", "tinyagent-weather", PIPX_HOME="/nowhere")
