@@ -107,7 +107,7 @@ def test_the_entry_point() -> None:
         (b'{"jsonrpc": "2.0", "id": "x", "method": "no/such"}', -32601, "x"),
         (b'{"jsonrpc": "2.0", "id": 6, "method": "session/new"}', -32602, 6),
         (b'{"jsonrpc": "2.0", "id": 6, "method": "session/new", "params": {"cwd": 7}}', -32602, 6),
-        (b'{"id": 6, "method": "session/fork", "params": {"cwd": "/", "sessionId": "x"}}', -32601, 6),
+        (b'{"id": 6, "method": "session/delete", "params": {"sessionId": "x"}}', -32601, 6),
         (b'{"jsonrpc": "2.0", "id": 6, "method": "_x/y", "params": {}}', -32601, 6),
     ],
 )

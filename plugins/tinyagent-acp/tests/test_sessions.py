@@ -25,7 +25,8 @@ async def test_what_the_agent_can_do(start: Start) -> None:
     assert (True, True, True) == (
         can.load_session, can.prompt_capabilities.image, can.prompt_capabilities.embedded_context,
     )  # fmt: skip
-    assert None not in (can.session_capabilities.list, can.session_capabilities.resume)
+    sessions = can.session_capabilities
+    assert None not in (sessions.list, sessions.resume, sessions.close, sessions.fork)
     assert can.mcp_capabilities.http
     assert ["keys"] == [method.id for method in reply.auth_methods]
 
@@ -79,6 +80,27 @@ async def test_resume_shows_nothing_again(start: Start, project: Path) -> None:
     assert "end_turn" == (await editor.ask(session, "Hello")).stop_reason
 
 
+async def test_a_fork_goes_on_without_the_original(start: Start, project: Path) -> None:
+    """A copy has the conversation so far, also if the session is open; each then has its own."""
+    editor = await start()
+    session = (await editor.new()).session_id
+    await editor.ask(session, "What is 6 * 7?")
+    fork = await editor.agent.fork_session(cwd=str(project), session_id=session, mcp_servers=[])
+    assert fork.session_id != session
+    assert "ask" == fork.modes.current_mode_id
+    await editor.ask(fork.session_id, "What is 6 * 8?")
+    await editor.ask(session, "What is 6 * 9?")
+    for id in (session, fork.session_id):
+        await editor.agent.close_session(session_id=id)
+    other = await start()
+    asked = []
+    for id in (session, fork.session_id):
+        other.updates.clear()
+        await other.agent.load_session(cwd=str(project), session_id=id, mcp_servers=[])
+        asked.append(other.text("user_message_chunk"))
+    assert ["What is 6 * 7?What is 6 * 9?", "What is 6 * 7?What is 6 * 8?"] == asked
+
+
 @pytest.mark.parametrize("id", ["0" * 32, "../../etc/passwd", "", "hello"])
 async def test_there_is_no_such_session(start: Start, project: Path, id: str) -> None:
     """It is an error, and no session with this name is created."""
@@ -86,6 +108,8 @@ async def test_there_is_no_such_session(start: Start, project: Path, id: str) ->
     with pytest.raises(RequestError, match="There is no session") as raised:
         await editor.agent.load_session(cwd=str(project), session_id=id, mcp_servers=[])
     assert -32002 == raised.value.code
+    with pytest.raises(RequestError, match="There is no session"):
+        await editor.agent.fork_session(cwd=str(project), session_id=id, mcp_servers=[])
     assert [] == (await editor.agent.list_sessions()).sessions
 
 

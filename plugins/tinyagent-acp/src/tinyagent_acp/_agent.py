@@ -31,6 +31,7 @@ from acp.schema import (
     ResumeSessionResponse,
     SessionCapabilities,
     SessionCloseCapabilities,
+    SessionForkCapabilities,
     SessionInfo,
     SessionListCapabilities,
     SessionResumeCapabilities,
@@ -121,6 +122,7 @@ class AcpAgent:
                     list=SessionListCapabilities(),
                     resume=SessionResumeCapabilities(),
                     close=SessionCloseCapabilities(),
+                    fork=SessionForkCapabilities(),
                 ),
             ),
             auth_methods=[
@@ -185,6 +187,23 @@ class AcpAgent:
         await session.announce_commands()
         return ResumeSessionResponse(modes=session.modes, config_options=[*session.config_options])
 
+    async def fork_session(
+        self,
+        session_id: str,
+        cwd: str,
+        additional_directories: list[str] | None = None,
+        mcp_servers: list[McpServer] | None = None,
+        **kwargs: object,
+    ) -> ForkSessionResponse:
+        """Continue a copy of a saved session, which the editor shows by itself."""
+        _check_folder(cwd)
+        await _check_saved(session_id)
+        copy = await _answered(_catalogue.copy_session(cwd, session_id))
+        session = await self._continue(cwd, copy, mcp_servers or [])
+        return ForkSessionResponse(
+            session_id=session.id, modes=session.modes, config_options=[*session.config_options]
+        )
+
     async def list_sessions(
         self, cwd: str | None = None, cursor: str | None = None, **kwargs: object
     ) -> ListSessionsResponse:
@@ -232,9 +251,7 @@ class AcpAgent:
         return session
 
     async def _continue(self, cwd: str, id: str, servers: Sequence[McpServer]) -> Session:
-        entries = await _answered(_catalogue.sessions())
-        if id not in [entry.id for entry in entries]:
-            raise RequestError(-32002, f"There is no session {id!r}.", {"sessionId": id})
+        await _check_saved(id)
         if (open_one := self._sessions.pop(id, None)) is not None:
             await open_one.close()
         session = await _answered(self._start(cwd, servers, [], id))
@@ -287,17 +304,6 @@ class AcpAgent:
         await _answered(setters[config_id](value))
         return SetSessionConfigOptionResponse(config_options=[*session.config_options])
 
-    async def fork_session(
-        self,
-        session_id: str,
-        cwd: str,
-        additional_directories: list[str] | None = None,
-        mcp_servers: list[McpServer] | None = None,
-        **kwargs: object,
-    ) -> ForkSessionResponse:
-        """Refuse, because the capability is not announced."""
-        raise RequestError.method_not_found("session/fork")
-
     async def ext_method(self, method: str, params: dict[str, object]) -> dict[str, object]:
         """Refuse: there are no extensions."""
         raise RequestError.method_not_found(f"_{method}")
@@ -327,6 +333,16 @@ def _check_folder(path: str) -> None:
     """
     if not Path(path).is_absolute() or not Path(path).is_dir():
         raise invalid_params(f"The working directory {path!r} is not the full path of a folder.")
+
+
+async def _check_saved(id: str) -> None:
+    """Check that a session is saved.
+
+    Raises:
+        RequestError: There is none of this id.
+    """
+    if id not in [entry.id for entry in await _answered(_catalogue.sessions())]:
+        raise RequestError(-32002, f"There is no session {id!r}.", {"sessionId": id})
 
 
 async def _answered(work: Awaitable[T]) -> T:

@@ -1,4 +1,4 @@
-"""What other commands of tinyagent know: sessions, templates, models and settings, as their `--json`."""
+"""What other commands of tinyagent know and do: sessions, templates, models and settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tinyagent import PluginError
 
 from ._rpc import COMMAND
 
-__all__ = ["SessionEntry", "Template", "default_tools", "models", "sessions", "templates"]
+__all__ = ["SessionEntry", "Template", "copy_session", "default_tools", "models", "sessions", "templates"]
 
 T = TypeVar("T")
 
@@ -62,6 +62,11 @@ async def sessions() -> list[SessionEntry]:
     return await _read("/", list[SessionEntry], "sessions", "list")
 
 
+async def copy_session(folder: str, id: str) -> str:
+    """Copy a saved session, and return the id of the copy, which belongs to the folder."""
+    return (await _run(folder, "sessions", "fork", id)).decode().strip()
+
+
 async def templates(folder: str) -> list[Template]:
     """Return the templates."""
     return await _read(folder, list[Template], "templates", "list")
@@ -87,13 +92,28 @@ async def default_tools(folder: str) -> list[str]:
 
 
 async def _read(folder: str, kind: type[T], *arguments: str) -> T:
+    """Return the JSON that a command prints.
+
+    Raises:
+        PluginError: The command failed.
+    """
+    output = await _run(folder, *arguments, "--json")
+    try:
+        return msgspec.json.decode(output, type=kind)
+    except msgspec.MsgspecError as error:
+        raise PluginError(
+            f"The output of 'tinyagent {' '.join(arguments)}' cannot be read: {error}"
+        ) from None
+
+
+async def _run(folder: str, *arguments: str) -> bytes:
     """Return the output of a command.
 
     Raises:
         PluginError: The command failed.
     """
     process = await asyncio.create_subprocess_exec(
-        *COMMAND, *arguments, "--json",
+        *COMMAND, *arguments,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         cwd=folder, start_new_session=True,
     )  # fmt: skip
@@ -102,10 +122,7 @@ async def _read(folder: str, kind: type[T], *arguments: str) -> T:
     except BaseException:
         process.kill()
         raise
-    name = f"'tinyagent {' '.join(arguments)}'"
     if process.returncode != 0:
-        raise PluginError(f"{name} failed: {errors.decode(errors='replace').strip()}")
-    try:
-        return msgspec.json.decode(output, type=kind)
-    except msgspec.MsgspecError as error:
-        raise PluginError(f"The output of {name} cannot be read: {error}") from None
+        reason = errors.decode(errors="replace").strip()
+        raise PluginError(f"'tinyagent {' '.join(arguments)}' failed: {reason}")
+    return output

@@ -233,7 +233,6 @@ class EventWriter:
 
     def event(self, event: AssistantMessageEvent) -> bytes:
         """Encode an assistant message event, except `error`. Events unknown to the protocol become empty."""
-        partial = None if event["type"] == "done" or event["type"] == "error" else event.get("partial")
         match event["type"]:
             case "start":
                 return _line({"type": "start"})
@@ -242,11 +241,12 @@ class EventWriter:
             case "text_delta" | "thinking_delta" | "tool_call_delta":
                 return self._delta(event["type"], event["content_index"], event["delta"])
             case "tool_call_start" | "tool_call_end":
-                return self._edge(
-                    event["type"], event["content_index"], event.get("partial"), event["tool_call"]
-                )
-            case "text_start" | "text_end" | "thinking_start" | "thinking_end":
-                return self._edge(event["type"], event["content_index"], partial, None)
+                return self._edge(event["type"], event["content_index"], None, event["tool_call"])
+            case "text_start" | "thinking_start":
+                return self._edge(event["type"], event["content_index"], None, None)
+            case "text_end" | "thinking_end":
+                # `partial` is built when it is read, so it is not read for each delta of a long reply.
+                return self._edge(event["type"], event["content_index"], event.get("partial"), None)
         return b""
 
     def error(self, failure: Failure, message: AssistantMessage | None = None) -> bytes:
