@@ -27,8 +27,8 @@ FLOORS = [
     {"_stream", "_schema_repair", "_tool_schemas", "_tool_checks"},
     {"jsonl", "_jsonl", "_answer", "_answer_form", "_event_stream", "_prices"}
     | {"openai_wire", "openrouter_provider", "anthropic_provider", "responses_provider", "alchemy_provider"}
-    | {"_alchemy", "proxy", "proxy_event_handlers", "demo_provider", "_arithmetic", "replay_provider"}
-    | {"request_limits", "_limits"},
+    | {"_alchemy", "_alchemy_request", "proxy", "proxy_event_handlers", "demo_provider", "_arithmetic"}
+    | {"replay_provider", "request_limits", "_limits"},
     {"_tool_call", "agent_tool_execution", "_loop", "agent_loop"},
     {"_agent", "agent", "tools", "_tool_arguments"},
     {"testing"},
@@ -67,8 +67,6 @@ ONLY_USERS = {
 }
 NOT_IN_THE_LIBRARY = {"click", "jinja2", "platformdirs", "prompt_toolkit", "rich", "tinyagent_cli"}
 
-# The library's providers read the one variable that holds their key (the proxy: URL and token), and
-# the HTTP client where the platform says its CA certificates are.
 ENVIRONMENT_READERS = {
     "testing.pytest_plugin",  # takes keys out of it
     "testing.executors",  # checks that it reaches workers
@@ -76,14 +74,9 @@ ENVIRONMENT_READERS = {
     "sandbox",  # passes a part of it on
     "tool_sandbox",  # reads whether the user wants one
     "_sandbox.places",  # finds our own folders, to hide them
-    *(
-        "_net.network",
-        "_stream.request",
-        "alchemy_provider",
-        "openai_wire",
-        "openrouter_provider",
-        "proxy",
-    ),
+    "_net.network",  # finds the CA certificates of the platform
+    "_stream.request",  # reads the key of a provider
+    "proxy",  # reads its URL and token
 }
 
 

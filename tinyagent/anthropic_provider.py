@@ -173,7 +173,7 @@ def _request(
     ]
     tools += extra.pop("tools", None) or ()
     if schema is not None and enforced is None and answer_tool:
-        tools.append({"name": ANSWER_TOOL, "description": _ANSWER_TOOL, "input_schema": schema})
+        tools.append({"name": ANSWER_TOOL, "description": _ANSWER_TOOL_DESCRIPTION, "input_schema": schema})
     if tools:
         body["tools"] = tools
     if "thinking" in extra:
@@ -206,7 +206,7 @@ def _request(
 ANSWER_TOOL = "give_answer"
 """A tool for an answer with a schema, for models without structured output. It is not run: the decoder takes
 the arguments of its call as the text of the answer."""
-_ANSWER_TOOL = "Give the final answer. Call this tool exactly once, when you are done."
+_ANSWER_TOOL_DESCRIPTION = "Give the final answer. Call this tool exactly once, when you are done."
 
 
 def _enforced_schema(
