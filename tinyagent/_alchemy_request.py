@@ -12,10 +12,10 @@ from ._alchemy import END, AlchemyResponse, Failure, NativeStream, Waker, WakerH
 from ._cancel import Aborted
 from ._net.network import certificate_hint, is_loopback
 from ._net.request import HttpRequest
-from ._stream import request as _wire
 from ._stream.chat_request import chat_request
 from ._stream.model import HttpModel, check_model, connection_options
 from ._stream.reply import AFTER_FINISH_S
+from ._stream.request import encode_body, endpoint, request_headers
 from ._stream.response_schema import instructed
 from ._tool_schemas import tool_definitions
 from .agent_types import Context, SimpleStreamOptions
@@ -55,11 +55,11 @@ class AlchemyRequest(HttpRequest):
             url = anthropic_provider.messages_url(base_url)
             base = url.replace("/v1/messages", "", 1)  # alchemy-llm adds it
             variable = model.api_key_env
-            headers, secrets = _wire.request_headers(
+            headers, secrets = request_headers(
                 model, options.get("api_key"), variable=variable, header="x-api-key", prefix=""
             )
         else:
-            url = base = _wire.endpoint(base_url, "/chat/completions")
+            url = base = endpoint(base_url, "/chat/completions")
             headers, secrets = chat_headers(model, options.get("api_key"))
         super().__init__(
             url,
@@ -83,7 +83,7 @@ class AlchemyRequest(HttpRequest):
         """The level of a request to Anthropic. The message stores it for the rest of the turn."""
         self.whole_body: bytes | None = None
         """The body of the request; None if alchemy-llm builds it."""
-        self.request: bytes = _wire.encode_body(self._described(model, context, options, base, headers, key))
+        self.request: bytes = encode_body(self._described(model, context, options, base, headers, key))
 
     def _build_body(
         self, model: HttpModel, context: Context, options: SimpleStreamOptions
@@ -97,11 +97,11 @@ class AlchemyRequest(HttpRequest):
             self.sent_body, self.thinking_level = anthropic_provider.request_and_level(
                 model, context, options, answer_tool=False
             )
-            self.whole_body = _wire.encode_body(self.sent_body)
+            self.whole_body = encode_body(self.sent_body)
             return {}, {}
         if self.api == "openai-completions":
             self.sent_body = chat_request(model, context, options)
-            self.whole_body = _wire.encode_body(self.sent_body)
+            self.whole_body = encode_body(self.sent_body)
             return {}, {}
         schema = options.get("response_schema")
         if schema is not None:  # alchemy-llm has no field for it

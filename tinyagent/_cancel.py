@@ -17,6 +17,7 @@ import inspect
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
 
@@ -318,22 +319,19 @@ async def run_in_thread(function: Callable[[], T], name: str) -> T:
         try:
             result = context.run(function)
         except StopIteration as stop:
-            deliver = _raise_later(future, RuntimeError(f"the function raised StopIteration({stop.value!r})"))
+            error = RuntimeError(f"the function raised StopIteration({stop.value!r})")
+            deliver = partial(future.set_exception, error)
         except KeyboardInterrupt:  # Ctrl-C arrives in the main thread. This one would end the event loop.
-            deliver = _raise_later(future, RuntimeError("the function raised KeyboardInterrupt"))
-        except BaseException as error:  # noqa: BLE001 - raised in the awaiting task, including SystemExit
-            deliver = _raise_later(future, error)
+            deliver = partial(future.set_exception, RuntimeError("the function raised KeyboardInterrupt"))
+        except BaseException as raised:  # noqa: BLE001 - raised in the awaiting task, including SystemExit
+            deliver = partial(future.set_exception, raised)
         else:
-            deliver = lambda: future.set_result(result)  # noqa: E731
+            deliver = partial(future.set_result, result)
         with contextlib.suppress(RuntimeError):  # The loop was closed.
             loop.call_soon_threadsafe(settle, deliver)
 
     threading.Thread(target=work, name=name, daemon=True).start()
     return await future
-
-
-def _raise_later(future: asyncio.Future[T], error: BaseException) -> Callable[[], None]:
-    return lambda: future.set_exception(error)
 
 
 class Failed(NamedTuple):
