@@ -28,14 +28,13 @@ from typing import Literal
 
 from . import _json
 from ._json import as_dict, as_int, as_list, as_str
-from ._net.request import get_json
 from ._stream.history import is_own
 from ._stream.messages_decoder import AnthropicDecoder
 from ._stream.messages_request import Conversation, assistant_blocks, convert_messages
-from ._stream.model import HttpModel, as_model, check_model, connection_options
+from ._stream.model import HttpModel, as_model, check_model
 from ._stream.model_families import claude_version, effort_for, family_of, note, temperature_for
 from ._stream.reply import ReplyStream, open_stream
-from ._stream.request import EncodedArray, encode_body, encode_items, endpoint, request_headers
+from ._stream.request import EncodedArray, encode_body, encode_items, endpoint, listed_models, request_headers
 from ._stream.request_cache import RequestCache
 from ._stream.response_schema import ANTHROPIC, instructions, is_refused, refuses_schema, strict_schema
 from ._stream.servers import SERVERS
@@ -47,7 +46,7 @@ from .agent_types import (
     ModelInfo,
     SimpleStreamOptions,
 )
-from .errors import InvalidReplyError, ProviderError
+from .errors import ProviderError
 
 __all__ = [
     "AnthropicDecoder",
@@ -424,17 +423,7 @@ async def list_anthropic_models(
     headers, secrets = _headers(model, options.get("api_key"))
     url = messages_url(model.base_url, "/models")
     url += f"{'&' if '?' in url else '?'}limit=1000"
-    value = await get_json(
-        url,
-        headers=headers,
-        secrets=secrets,
-        timeout=options.get("timeout"),
-        **connection_options(model, options),
-    )
-    items = value.get("data") if isinstance(value, dict) else None
-    if not isinstance(items, list):
-        name = model.provider
-        raise InvalidReplyError(f"{name}: the list of models is not a list", provider=name)
+    items = await listed_models(url, model=model, options=options, headers=headers, secrets=secrets)
     return [
         ModelInfo(
             id=as_str(item.get("id")),
@@ -442,7 +431,7 @@ async def list_anthropic_models(
             context_window=as_int(item.get("max_input_tokens")),
             max_tokens=as_int(item.get("max_tokens")),
         )
-        for item in map(as_dict, items)
+        for item in items
         if as_str(item.get("id"))
     ]
 

@@ -6,20 +6,20 @@ connects the two over HTTP.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
 from ._json import as_dict, as_int, as_list
-from ._net.request import get_json
 from ._stream.chat_decoder import ChatDecoder
 from ._stream.chat_request import chat_request, encoded_request, refuses_stream_options
-from ._stream.model import HttpModel, as_model, check_model, connection_options
+from ._stream.model import HttpModel, as_model, check_model
 from ._stream.reply import ReplyStream, open_stream
 from ._stream.request import endpoint as endpoint_of
-from ._stream.request import openai_headers
+from ._stream.request import listed_models, openai_headers
 from ._stream.servers import OPENROUTER_URL, SERVERS, KnownServer, known_servers, server_of
-from .agent_types import Context, JsonObject, ModelIdentity, ModelInfo, SimpleStreamOptions
-from .errors import InvalidReplyError, ProviderError
+from .agent_types import Context, ModelIdentity, ModelInfo, SimpleStreamOptions
+from .errors import ProviderError
 
 __all__ = [
     "ChatDecoder",
@@ -119,18 +119,8 @@ async def list_openai_models(
     options = options or {}
     model = as_model(model, HttpModel)
     headers, secrets = chat_headers(model, options.get("api_key"))
-    value = await get_json(
-        endpoint(model.base_url, "/models"),
-        headers=headers,
-        secrets=secrets,
-        timeout=options.get("timeout"),
-        **connection_options(model, options),
-    )
-    items = value.get("data", value.get("models")) if isinstance(value, dict) else value
-    if not isinstance(items, list):
-        raise InvalidReplyError(
-            f"{model.provider}: the list of models is not a list", provider=model.provider or ""
-        )
+    url = endpoint(model.base_url, "/models")
+    items = await listed_models(url, model=model, options=options, headers=headers, secrets=secrets)
     return [
         ModelInfo(
             id=str(item["id"]),
@@ -144,11 +134,11 @@ async def list_openai_models(
             abilities=_abilities(item),
         )
         for item in items
-        if isinstance(item, dict) and item.get("id")
+        if item.get("id")
     ]
 
 
-def _abilities(item: JsonObject) -> tuple[str, ...]:
+def _abilities(item: Mapping[str, object]) -> tuple[str, ...]:
     """Return the abilities of a model, as OpenRouter and Mistral report them."""
     accepted = as_list(item.get("supported_parameters"))
     inputs = as_list(as_dict(item.get("architecture")).get("input_modalities"))

@@ -16,6 +16,8 @@ import msgspec
 
 from tinyagent.agent_types import Message
 
+from .message_checks import is_tool_result
+
 __all__ = ["HistoryCache"]
 
 V = TypeVar("V")
@@ -38,7 +40,7 @@ class _Beginning(msgspec.Struct, Generic[V], frozen=True):
 
     def begins(self, messages: Sequence[Message]) -> bool:
         """Whether these messages, unchanged, are the beginning of a conversation."""
-        if len(messages) > self.count and _is_result(messages[self.count]):
+        if len(messages) > self.count and is_tool_result(messages[self.count]):
             return False  # It may belong to a call in the beginning, which had no result then.
         return self.source == _source(messages[: self.count])
 
@@ -88,7 +90,7 @@ class HistoryCache(Generic[V]):
             known = _Beginning(0, b"", start)
         # The last message that is no result, and the results after it, can still get more results.
         last = reversed(range(known.count, len(messages)))
-        end = next((n for n in last if not _is_result(messages[n])), known.count)
+        end = next((n for n in last if not is_tool_result(messages[n])), known.count)
         source = _source(messages[known.count : end])
         value = extend(known.value, known.count, end) if source is not None else None
         if source is None or value is None:
@@ -111,11 +113,6 @@ class HistoryCache(Generic[V]):
 
     def _bytes(self, beginning: _Beginning[V]) -> int:
         return len(beginning.source) + self._size(beginning.value)
-
-
-def _is_result(message: object) -> bool:
-    # A callback may have returned anything.
-    return isinstance(message, dict) and message.get("role") == "tool_result"
 
 
 _encoder = msgspec.json.Encoder()

@@ -1,4 +1,4 @@
-"""The parts of a request that all protocols have: URL, key, headers and the encoded body."""
+"""The parts of requests that all protocols have: URL, key, headers, the encoded body, the list of models."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import TypeAlias
 from urllib.parse import urlsplit, urlunsplit
 
 from tinyagent import _json
+from tinyagent._json import as_dict
 from tinyagent._net.errors import check_key_variable
+from tinyagent._net.request import get_json
 from tinyagent._net.url_guard import check_headers, check_key
-from tinyagent.errors import ConfigurationError, MissingKeyError
+from tinyagent.agent_types import SimpleStreamOptions
+from tinyagent.errors import ConfigurationError, InvalidReplyError, MissingKeyError
 
-from .model import HttpModel
+from .model import HttpModel, connection_options
 from .servers import dialect_of, server_of
 
 __all__ = [
@@ -22,6 +25,7 @@ __all__ = [
     "encode_body",
     "encode_items",
     "endpoint",
+    "listed_models",
     "openai_headers",
     "request_headers",
 ]
@@ -136,3 +140,30 @@ def openai_headers(
     if header:
         return request_headers(model, api_key, variable=variable, header=header, prefix="")
     return request_headers(model, api_key, variable=variable)
+
+
+async def listed_models(
+    url: str,
+    *,
+    model: HttpModel,
+    options: SimpleStreamOptions,
+    headers: Mapping[str, str],
+    secrets: list[str],
+) -> list[dict[str, object]]:
+    """Return the server's list of models; an item that is not an object is empty.
+
+    Raises:
+        TinyAgentError: The request failed, or returned no list.
+    """
+    value = await get_json(
+        url,
+        headers=headers,
+        secrets=secrets,
+        timeout=options.get("timeout"),
+        **connection_options(model, options),
+    )
+    items = value.get("data", value.get("models")) if isinstance(value, dict) else value
+    if not isinstance(items, list):
+        name = model.provider
+        raise InvalidReplyError(f"{name}: the list of models is not a list", provider=name)
+    return [as_dict(item) for item in items]
