@@ -10,8 +10,6 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tinyagent._cancel import AbortSignal
 from tinyagent._net.pool import current_pool
@@ -817,51 +815,6 @@ def test_calls_of_one_name_without_ids() -> None:
     message = decoded(piece("w", '{"a":'), piece(None, "1}"), piece("w", '{"a":2}'), chat_chunk({}, "stop"))
     assert [{"a": 1}, {"a": 2}] == [block["arguments"] for block in message["content"]]
     assert 2 == len({block["id"] for block in message["content"]})
-
-
-NAMES = [
-    *("choices", "delta", "message", "content", "reasoning", "reasoning_details", "refusal", "finish_reason"),
-    *(
-        "tool_calls",
-        "function",
-        "name",
-        "arguments",
-        "index",
-        "id",
-        "usage",
-        "error",
-        "text",
-        "type",
-        "x_groq",
-    ),
-]
-LEAVES = (
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
-)
-JSON = st.recursive(
-    LEAVES,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5),
-    max_leaves=20,
-)
-
-
-@given(JSON)
-def test_unexpected_types_never_crash(value: Any) -> None:
-    """Whatever JSON an event has, the reply ends as done or as an error with a reason."""
-    for chunk in (value, {"choices": [{"delta": value}]}, {"choices": [value], "usage": value}):
-        message = decoded(chat_chunk("a"), chunk, chat_chunk({}, "stop"))
-        assert message["stop_reason"] in ("stop", "tool_use", "length", "error")
-        json.dumps(message)
-
-
-@given(st.binary(max_size=200))
-def test_any_bytes_end_in_a_message(data: bytes) -> None:
-    """No bytes crash the decoder or make it report a false success."""
-    decoder = ChatDecoder(Model("p", "m", "a"))
-    decoder.feed(data)
-    decoder.close()
-    assert decoder.ended
-    assert decoder.error is not None
 
 
 # ---- unknown fields ---------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ from tinyagent.agent_types import (
     AgentStartEvent,
     AgentTool,
     AgentToolResult,
+    CompactionEndEvent,
+    CompactionStartEvent,
     Context,
     MessageEndEvent,
     MessageStartEvent,
@@ -276,6 +278,12 @@ def edit(place: int, **fields: Any) -> Callable[[list[Any]], None]:
     return change
 
 
+def compact(**fields: Any) -> Callable[[list[Any]], None]:
+    """Insert a compaction that ends with these fields."""
+    pair = [CompactionStartEvent(reason="limit", tokens=1), CompactionEndEvent(**fields)]
+    return lambda events: events.__setitem__(slice(2, 2), pair)
+
+
 def fail_first(events: list[Any]) -> None:
     events[6] = MessageEndEvent(message={**events[6].message, "stop_reason": "error"})
 
@@ -328,6 +336,19 @@ BROKEN: dict[str, tuple[Callable[[list[Any]], None], str]] = {
     ),
     "a turn_end of another message": (edit(16, message=assistant("x")), r"event 16 .*the turn's assistant"),
     "a turn_end without its results": (edit(16, tool_results=[]), r"event 16 .*results, in order"),
+    "a compaction without a summary": (compact(), r"event 3 .*a summary, or else the reason"),
+    "a compaction with a summary and an error": (
+        compact(summary=user("s"), error_message="no"),
+        r"event 3 .*a summary, or else the reason",
+    ),
+    "a compaction in another order": (
+        compact(summary=user("s"), kept=[-1, -2]),
+        r"event 3 .*positions from the end, in order",
+    ),
+    "a compaction that counts from the beginning": (
+        compact(summary=user("s"), kept=[-1, 0]),
+        r"event 3 .*positions from the end",
+    ),
     "an agent_end without a message": (edit(21, messages=[]), r"event 21 .*5 message"),
     "an agent_end with an unknown limit": (edit(21, limit="boredom"), r"event 21 .*a limit"),
     "something that is no event": (put(1, "agent_start"), r"event 1 \(None\)"),

@@ -34,11 +34,8 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-cases, chats, messages = (
-    _load("test_wire_cases"),
-    _load("test_recordings"),
-    _load("test_anthropic_recordings"),
-)
+cases, recordings = _load("test_wire_cases"), _load("test_recordings")
+CHAT, MESSAGES = recordings.CHAT, recordings.MESSAGES
 
 
 class TestAlchemy(ProviderContract):
@@ -58,10 +55,10 @@ async def test_case(case: dict[str, Any], waits: list[float]) -> None:
     await cases.test_case(case, "auto", waits)
 
 
-@pytest.mark.parametrize("name", chats.EXPECTED)
+@pytest.mark.parametrize("name", CHAT.expected)
 async def test_recorded_chat(name: str) -> None:
     """Recorded chat/completions replies, cut at random, give the recorded messages."""
-    stream, source = chats.recording(name), random.Random(f"alchemy {name}")
+    stream, source = CHAT.data(name), random.Random(f"alchemy {name}")
     pieces = [[stream]]
     for count in (len(stream) // 400, len(stream) // 20):
         pieces.append(split_bytes(stream, [source.randrange(len(stream)) for _ in range(count)]))
@@ -69,18 +66,18 @@ async def test_recorded_chat(name: str) -> None:
         model = OpenAICompatModel(provider="p", id="m", base_url=server.url)
         for _ in pieces:
             reply = await stream_alchemy_openai_completions(model, Context(), {"api_key": "k"})
-            chats.check([event async for event in reply], chats.EXPECTED[name])
+            CHAT.check([event async for event in reply], CHAT.expected[name])
 
 
-@pytest.mark.parametrize("name", messages.EXPECTED)
+@pytest.mark.parametrize("name", MESSAGES.expected)
 async def test_recorded_messages(name: str) -> None:
     """Recorded replies of the Messages API give their messages, and every block can be sent back."""
-    stream, source = messages.recording(name), random.Random(f"alchemy {name}")
+    stream, source = MESSAGES.data(name), random.Random(f"alchemy {name}")
     cuts = [source.randrange(len(stream)) for _ in range(len(stream) // 400)]
     async with FakeServer(FakeReply(split_bytes(stream, cuts))) as server:
         model = OpenAICompatModel("anthropic", "m", "anthropic-messages", base_url=server.url)
         reply = await stream_alchemy_openai_completions(model, Context(), {"api_key": "k"})
-        messages.check([event async for event in reply], messages.EXPECTED[name])
+        MESSAGES.check([event async for event in reply], MESSAGES.expected[name])
 
 
 # ---- limits of the crate, as listed in the README --------------------------------------------------------

@@ -592,6 +592,19 @@ async def test_an_approval_of_a_tool_ends_when_the_tool_changes(monkeypatch: pyt
     assert 3 == len(asked)
 
 
+async def test_a_deny_rule_holds_for_the_arguments_of_a_hook() -> None:
+    """A hook may change the arguments before the call is approved, also those of a read-only tool."""
+    approvals = Approvals(yes=True, deny=["shell(rm*)"])
+    for read_only in (False, True):
+        tool = AgentTool("shell", "", {"properties": {"command": {}}}, read_only=read_only)
+        message: Any = {"role": "assistant", "content": []}
+        verdicts = [
+            await approvals.ask(ToolCallInfo(tool, "c1", {"command": command}, message))
+            for command in ("ls", "rm x")
+        ]
+        assert [True, False] == [verdict.refusal is None for verdict in verdicts]
+
+
 # ---- the sandbox ----------------------------------------------------------------------------------------
 
 SANDBOXED = """
@@ -694,6 +707,29 @@ def test_a_call_that_the_user_types_may_leave_the_sandbox(cli: Cli) -> None:
     done = cli("tools", "call", "mytools.py:build", "target=c", "without_sandbox=true")
     assert 0 == done.code, done.err
     assert ["c True"] == built(cli)
+
+
+async def test_an_answer_without_a_sandbox_does_not_let_a_call_leave_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`always` for a tool that nothing confines is not for a call that leaves a sandbox."""
+    questions: list[str] = []
+
+    async def always(question: Question) -> str:
+        questions.append(question.text)
+        return "a"
+
+    monkeypatch.setattr(approvals_module, "ask_on_terminal", always)
+    approvals = Approvals()
+
+    def confined(arguments: dict[str, Any]) -> CallSandbox:
+        return CallSandbox("None.", False, leaves="out" in arguments)
+
+    tool = AgentTool(name="shell", description="", parameters={}, sandbox=confined)
+    message: Any = {"role": "assistant", "content": []}
+    for arguments, allowed, asked in (({}, True, 1), ({}, True, 1), ({"out": 1}, False, 2)):
+        verdict = await approvals.ask(ToolCallInfo(tool, "c1", arguments, message))
+        assert (allowed, asked) == (verdict.refusal is None, len(questions))
 
 
 async def test_a_sandbox_that_cannot_be_described_runs_nothing() -> None:

@@ -204,6 +204,34 @@ def test_any_types(name: str, data: st.DataObject, value: Any) -> None:
     decode(protocol, frames)
 
 
+ODD: Any = st.sampled_from([None, True, -1, 0, 1, 2**70, 1.5, "", "x", [], [1], [{}], {}, {"a": 1}])
+
+
+@each
+@quick
+@given(data=st.data())
+def test_any_objects(name: str, data: st.DataObject) -> None:
+    """Events with the protocol's own names and words, and any values, lead to one end."""
+    protocol = PROTOCOLS[name]
+    events = [json.loads(text) for frame in protocol.frames() if (text := _json_of(frame))]
+    names = st.sampled_from(
+        sorted({key for event in events for _, key in _places(event) if isinstance(key, str)})
+    )
+    words = {
+        holder[key] for event in events for holder, key in _places(event) if isinstance(holder[key], str)
+    }
+    values = ODD | st.sampled_from(sorted(words))
+    odd = st.dictionaries(names, values | st.dictionaries(names, values, max_size=4), max_size=6)
+    drawn = data.draw(st.lists(odd | st.sampled_from(events), max_size=10))
+    decode(protocol, [b"data: " + json.dumps(event).encode() + b"\n\n" for event in drawn])
+
+
+def _json_of(frame: bytes) -> bytes:
+    """Return the object in a frame; nothing for other frames."""
+    text = frame.partition(b"data: ")[2]
+    return text if text.startswith(b"{") else b""
+
+
 def _places(value: Any) -> Iterable[tuple[Any, Any]]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in list(items):

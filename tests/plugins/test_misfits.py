@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +41,15 @@ def environment(new_workshop: Callable[..., Workshop], build_plugin: Callable[..
     )
 
 
+@pytest.fixture(scope="module")
+def examined(environment: Workshop) -> dict[str, subprocess.CompletedProcess[str]]:
+    """The two commands that load each plugin in a process of its own, which takes seconds."""
+    return {
+        "list": environment.tinyagent("plugins", "list", "--check"),
+        "doctor": environment.tinyagent("doctor", "--offline", TINYAGENT_MODEL="demo"),
+    }
+
+
 CASES = {
     "twins": (
         "The name 'twins' is claimed by tinyagent-first 0.3.1 and by tinyagent-second 0.3.1.",
@@ -54,13 +64,11 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_to_do(environment: Workshop, name: str) -> None:
+def test_what_to_do(
+    environment: Workshop, examined: dict[str, subprocess.CompletedProcess[str]], name: str
+) -> None:
     """Each command has the cause and the solution; `doctor` fails, and `plugins list` does not."""
-    outputs = {
-        "run": environment.tinyagent("run", "-m", "demo", "-t", name, "Hi"),
-        "list": environment.tinyagent("plugins", "list", "--check"),
-        "doctor": environment.tinyagent("doctor", "--offline", TINYAGENT_MODEL="demo"),
-    }
+    outputs = {"run": environment.tinyagent("run", "-m", "demo", "-t", name, "Hi"), **examined}
     assert {"run": 3, "list": 0, "doctor": 3} == {key: done.returncode for key, done in outputs.items()}
     for key, done in outputs.items():
         for words in CASES[name]:
@@ -91,11 +99,11 @@ def test_the_list_imports_nothing_and_shows_what_the_metadata_shows(environment:
     )
 
 
-def test_doctor_reports_a_version_once(environment: Workshop) -> None:
+def test_doctor_reports_a_version_once(examined: dict[str, subprocess.CompletedProcess[str]]) -> None:
     """The conflict that pip finds is the one that the plugin shows."""
-    done = environment.tinyagent("doctor", "--offline", TINYAGENT_MODEL="demo")
-    assert 1 == done.stdout.count("tinyagent-core>=99")
-    assert "has requirement" not in done.stdout
+    shown = examined["doctor"].stdout
+    assert 1 == shown.count("tinyagent-core>=99")
+    assert "has requirement" not in shown
 
 
 def test_a_choice_ends_the_conflict(environment: Workshop) -> None:
