@@ -8,6 +8,7 @@ import ipaddress
 import os
 import signal
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 from typing import Any
@@ -88,10 +89,16 @@ KEEP = {"PATH", "LANG", "LC_ALL", "TMPDIR", "CI", "SYSTEMROOT", "PYTHONPATH", "V
 """Of the environment that the tests were started in, this much is left."""
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the homes of all tests. `mktemp` would look at all of them for each new one."""
+    return tmp_path_factory.mktemp("homes")
+
+
 @pytest.fixture(autouse=True)
-def isolated_environment(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+def isolated_environment(homes: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Use an empty home and TINYAGENT_HOME, and remove keys; child processes inherit this."""
-    home = tmp_path_factory.mktemp("home")
+    home = Path(tempfile.mkdtemp(dir=homes))
     for name in os.environ.keys() - KEEP:
         # A pytest that a test starts is not a worker of ours.
         ours = name.startswith(("PYTEST_", "PIP_", "COVERAGE_", "HYPOTHESIS_"))

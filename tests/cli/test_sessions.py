@@ -479,6 +479,13 @@ def test_links_are_not_followed(cli: Cli) -> None:
     (named / "s.jsonl").symlink_to(cli.work / "nothing")
     assert 2 == cli("run", "-m", "demo", "--session", "s", "Hi").code
     assert not (cli.work / "nothing").exists()
+    (named / "s.jsonl").unlink()
+    named.rmdir()
+    other = cli.work / "other"
+    other.mkdir(mode=0o700)
+    named.symlink_to(other)
+    assert 2 == cli("run", "-m", "demo", "--session", "s", "Hi").code
+    assert [] == list(other.iterdir())
 
 
 def test_the_directory_of_sessions_may_be_a_link(cli: Cli, tmp_path: Path) -> None:

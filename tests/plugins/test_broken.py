@@ -81,9 +81,9 @@ ASK = ("run", "-m", "demo", "-t", "calc", "What is 6 * 7?")
 def environment(
     new_environment: Callable[..., Environment], build_plugin: Callable[..., Path]
 ) -> Environment:
-    """An environment with the calculator and all broken plugins."""
-    broken = [build_plugin(name, source) for name, source in {**BROKEN, "duplicate": DUPLICATE}.items()]
-    return new_environment("tinyagent-tools-calc", *broken)
+    """An environment with the calculator, all broken plugins, and one that records its import."""
+    sources = {**BROKEN, "duplicate": DUPLICATE, "tripwire": TRIPWIRE}
+    return new_environment("tinyagent-tools-calc", *(build_plugin(*item) for item in sources.items()))
 
 
 @pytest.mark.parametrize(
@@ -149,11 +149,8 @@ def test_two_tools_of_one_name_are_refused(environment: Environment) -> None:
     assert 0 == alone.returncode, alone.stderr
 
 
-def test_only_requested_plugins_are_imported(
-    new_environment: Callable[..., Environment], build_plugin: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_only_requested_plugins_are_imported(environment: Environment, tmp_path: Path) -> None:
     """A plugin is imported only when its name is requested."""
-    environment = new_environment("tinyagent-tools-calc", build_plugin("tripwire", TRIPWIRE))
     wire = tmp_path / "wire"
     for command in (["--version"], ["--help"], ["plugins", "list"], ["models", "list"], ASK):
         environment.tinyagent(*command, TRIPWIRE=str(wire))
