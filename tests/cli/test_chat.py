@@ -309,10 +309,30 @@ def test_sessions_are_named_forked_and_exported(cli: Cli, serve: Serve) -> None:
     assert 2 == (cli.work / "out.jsonl").read_text().count('"type":"result"')
 
 
+def test_a_new_conversation(cli: Cli, serve: Serve) -> None:
+    """/new forgets the messages and begins another session. The last one stays, and a line names it."""
+    server = serve(FakeReply.text("A."), FakeReply.text("B."))
+    terminal = _chat(cli)
+    _ask(terminal, "/new", "This is a new conversation.")
+    _ask(terminal, "one", "A.")
+    _ask(terminal, "/save trip", "saved as trip")
+    _ask(terminal, "/new", "The last one: tinyagent chat --session trip")
+    _ask(terminal, "/undo", "There is no prompt to remove.")
+    _ask(terminal, "two", "B.")
+    terminal.type("exit" + ENTER)
+    assert 0 == terminal.end()
+    assert ["two"] == [str(message["content"]) for message in server.requests[1].json["messages"]]
+    assert "one" in cli("sessions", "show", "trip").out
+    shown = cli("sessions", "show").out
+    assert ("one" in shown, "two" in shown) == (False, True)
+
+
 def test_unknown_commands_suggest(cli: Cli) -> None:
     """A typo names the nearest command, and a missing argument the form of the command."""
     terminal = _chat(cli, "--no-session", model="demo")
     _ask(terminal, "/exprt", "Did you mean /export?")
+    _ask(terminal, "/clear", "Did you mean /new?")
+    _ask(terminal, "/exit", "Did you mean /quit?")
     _ask(terminal, "/export", "Write it as /export FILE")
     _ask(terminal, "/undo 2", "/undo has no argument")
     _ask(terminal, "/undo", "There is no prompt to remove.")

@@ -180,6 +180,8 @@ class Chat:
             return
         if not line.strip():
             return
+        if line.strip() in ("exit", "quit"):
+            line = "/quit"
         if line.startswith("/") and "\n" not in line:
             self._commands.run(line)
             return

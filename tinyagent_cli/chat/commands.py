@@ -54,11 +54,15 @@ COMMANDS = {
     "compact": Command("[WHAT TO KEEP]", "Replace the older messages by a summary."),
     "templates": Command("", "Show the templates of plugins, which are commands: /SOURCE/NAME."),
     "cost": Command("", "Show the tokens and the cost of this chat.", idle=False),
+    "new": Command("", "Start a new conversation, in a new session."),
     "save": Command("NAME", "Give the session a name."),
     "fork": Command("[NAME]", "Go on in a copy of the session."),
     "export": Command("FILE", "Write the chat as Markdown, or as JSON lines to FILE.jsonl."),
     "quit": Command("", "Leave the chat.", idle=False),
 }
+
+ELSEWHERE = {"exit": "quit", "bye": "quit", "clear": "new", "reset": "new", "cancel": "undo", "name": "save"}
+"""Commands of similar programs, and ours for the same purpose."""
 
 KEYS = (
     ("Enter", "send; while the model works: tell it now (steer)"),
@@ -109,6 +113,7 @@ class Commands:
             "compact": compact,
             "templates": lambda _: templates.show_all(),
             "cost": self._cost,
+            "new": self._new,
             "save": self._save,
             "fork": self._fork,
             "export": self._export,
@@ -131,7 +136,7 @@ class Commands:
             self._templates.use(name, argument)
             return
         if command is None:
-            near = nearest(name, COMMANDS)
+            near = ELSEWHERE.get(name) or nearest(name, COMMANDS)
             meant = f" Did you mean /{near}?" if near else ""
             raise InputError(
                 f"There is no command /{one_line(name, 40)}.{meant}",
@@ -215,6 +220,13 @@ class Commands:
         if None in costs:
             return f"cost unknown: there is no known price of {model}"
         return f"no cost: {model} is local" if is_local(self._chat.plan.model) else "no cost"
+
+    def _new(self, argument: str) -> None:
+        session = self._chat.plan.session
+        saved = self._chat.saved()[2].label if session is not None and session.size else None
+        self._chat.start_again()
+        before = f"\nThe last one: tinyagent chat --session {shlex.quote(saved)}" if saved else ""
+        self._app.show(f"This is a new conversation.{before}")
 
     def _save(self, argument: str) -> None:
         self._chat.save(argument)

@@ -33,7 +33,7 @@ from tinyagent_cli.sessions.files import working_folder
 from tinyagent_cli.sessions.marks import Mark, read_marks
 from tinyagent_cli.sessions.session import Session
 from tinyagent_cli.sessions.store import SessionStore
-from tinyagent_cli.sessions.writer import SessionWriter
+from tinyagent_cli.sessions.writer import SessionWriter, new_session
 
 __all__ = ["Conversation", "Outcome"]
 
@@ -234,6 +234,18 @@ class Conversation:
         self._unsubscribe = self._subscribe(opened.writer)
         self._marks = []  # the places in the copy are others
         return new_id
+
+    def start_again(self) -> None:
+        """Start a new conversation in a new session, with the same model, tools and system prompt."""
+        if self.plan.session is not None:
+            keeps = self.plan.sessions.keep
+            self._unsubscribe()
+            self.plan.session.end()
+            session = new_session(sessions_directory(), self._app.warn) if keeps else None
+            self.plan = replace(self.plan, session=session)
+            self._unsubscribe = self._subscribe(session)
+        self.agent.clear_messages()
+        self._marks = []
 
     def close(self) -> None:
         """End the session."""
