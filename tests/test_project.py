@@ -12,11 +12,19 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 import tinyagent
 from tinyagent_cli.plugins.own_plugins import own_plugins
 
 ROOT = Path(__file__).resolve().parent.parent
+PINS = [
+    "constraints.txt",
+    *("tests/browser-constraints.txt", "tests/peers/constraints.txt", "tests/peers/llamacpp-constraints.txt"),
+    *("tests/peers/generators/constraints.txt", "tests/peers/publishing-constraints.txt"),
+    *(f"plugins/tinyagent-{name}/tests/constraints.txt" for name in ("llm", "mcp", "ray")),
+    *("docs/site/constraints.txt", "scripts/release-constraints.txt"),
+]
 
 
 def _tracked() -> list[Path]:
@@ -37,20 +45,27 @@ def test_everything_of_ours_depends_on_our_distribution() -> None:
     assert {} == wrong
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "constraints.txt",
-        *("tests/browser-constraints.txt", "tests/peers/constraints.txt"),
-        *("tests/peers/generators/constraints.txt", "scripts/release-constraints.txt"),
-        *("tests/peers/publishing-constraints.txt", "plugins/tinyagent-ray/tests/constraints.txt"),
-        *("plugins/tinyagent-llm/tests/constraints.txt", "docs/site/constraints.txt"),
-    ],
-)
+@pytest.mark.parametrize("name", PINS)
 def test_constraints_hold_names_and_versions_only(name: str) -> None:
     """Constraint files have no index URLs and no paths."""
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     assert [] == [line for line in lines if not re.fullmatch(r"#.*|[\w.-]+==[\w.!+]+", line)]
+
+
+def test_pinned_versions_fit_the_oldest_python() -> None:
+    """Each pinned version that is installed here can also be installed with the Python of Debian 12."""
+    lines = [line for name in PINS for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
+    pinned = {_canonical(line) for line in lines}
+    installed = [*ROOT.glob(".venv*/lib/python*/site-packages/*.dist-info/METADATA")]
+    wrong = []
+    for path in installed:
+        name, _, version = path.parent.name.removesuffix(".dist-info").partition("-")
+        found = re.search(r"(?m)^Requires-Python: (.+)", path.read_text(encoding="utf-8", errors="replace"))
+        is_pinned = f"{_canonical(name)}=={_canonical(version)}" in pinned
+        if is_pinned and found and "3.11.2" not in SpecifierSet(found[1]):
+            wrong.append(f"{path.parent.name} needs Python {found[1]}")
+    assert [] == wrong
+    assert installed
 
 
 def test_every_dependency_is_pinned() -> None:
