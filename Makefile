@@ -62,7 +62,7 @@ test-heavy: $(HEAVY_PEERS:=/.ready) ## run the tests of the plugins that need en
 	done
 
 test-fast: $(VENV)/.ready-dev ## run the tests that start few processes, in a minute or two
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" tests $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -r fE -n $(WORKERS) -m "not slow" tests $(PYTEST_ARGS)
 
 coverage: $(VENV)/.ready-dev ## measure the coverage of the fast tests, which has a floor
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow" --cov --cov-report=term:skip-covered tests
@@ -115,13 +115,15 @@ clean: ## remove everything that make has created
 # tinyagent and its plugins in one call, so that the plugins' dependency on tinyagent-core is this checkout.
 $(VENV)/.ready: $(METADATA)
 	@test -x $(BIN)/python || { python=$$(scripts/find-python) && "$$python" -m venv $(VENV); }
-	$(PIP) install --quiet --constraint constraints.txt hatchling editables
-	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation \
+	@echo "installing tinyagent and its plugins into $(VENV) (half a minute or more)"
+	@$(PIP) install --quiet --constraint constraints.txt hatchling editables
+	@$(PIP) install --quiet --constraint constraints.txt --no-build-isolation \
 		$(addprefix --editable ,. $(addprefix ./,$(INSTALLED)))
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready
-	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@echo "installing the tools of developers into $(VENV)"
+	@$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
 	@touch $@
 
 # The Rust provider for the tests: a debug build, unpacked outside the environment, so that all other tests run
