@@ -78,9 +78,9 @@ check: $(VENV)/.ready-dev ## run ruff, mypy and pyright
 	$(BIN)/pyright tests/typing examples/*.py examples/*/*.py examples/*/src plugins/*/src bindings/*/python
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pyright --verifytypes tinyagent --ignoreexternal
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pyright --verifytypes tinyagent_cli --ignoreexternal
-	@if command -v cargo >/dev/null; then set -ex; cd $(BINDING); cargo fmt --all --check; \
+	@if cargo --version >/dev/null 2>&1; then set -ex; cd $(BINDING); cargo fmt --all --check; \
 		PYO3_PYTHON=$(abspath $(BIN)/python) cargo clippy --quiet --locked --workspace --all-targets -- -D warnings; \
-	else echo "cargo is missing: the Rust code is not checked"; fi
+	else echo "cargo is missing or has no toolchain: the Rust code is not checked"; fi
 
 format: $(VENV)/.ready-dev ## fix what ruff can fix
 	$(BIN)/ruff check --fix .
@@ -130,14 +130,14 @@ $(VENV)/.ready-dev: $(VENV)/.ready
 # without it. Without cargo its tests are skipped with a message; CI requires cargo.
 $(RUST)/.ready: $(VENV)/.ready-dev $(BINDING_FILES)
 	@mkdir -p $(RUST); rm -rf $(RUST)/dist $(RUST)/site  # another version would stay beside the new one
-	@if command -v cargo >/dev/null; then \
+	@if cargo --version >/dev/null 2>&1; then \
 		echo "building and testing $(BINDING) (minutes the first time)" && \
 		cargo test --quiet --locked --workspace --no-default-features --manifest-path $(BINDING)/Cargo.toml && \
 		PYO3_PYTHON=$(abspath $(BIN)/python) $(MATURIN) --profile dev --out $(RUST)/dist && \
 		$(PIP) install --quiet --no-deps --no-index --upgrade --target $(RUST)/site $(RUST)/dist/*.whl && \
 		touch $@; \
-	elif [ "$(CI)" = true ]; then echo "cargo is missing: CI tests the Rust binding" >&2; exit 1; \
-	else echo "cargo is missing: tests/bindings will be skipped"; fi
+	elif [ "$(CI)" = true ]; then echo "cargo is missing or has no toolchain: CI tests the Rust binding" >&2; exit 1; \
+	else echo "cargo is missing or has no toolchain: tests/bindings will be skipped"; fi
 
 # First the pinned versions without resolving, because resolving is slow; then other packages that this Python needs.
 $(PEERS)/.ready: tests/peers/constraints.txt
