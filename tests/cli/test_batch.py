@@ -192,7 +192,7 @@ def test_input_without_items(cli: Cli) -> None:
         (
             ("t.csv", "--prompt", "{{ name }}"),
             2,
-            "--prompt has the variable 'name', and the table has no such",
+            "The table has no column 'name', which --prompt needs.",
         ),
         (("empty.csv", "--prompt", "x"), 2, "The table has no header."),
         (("empty.jsonl",), 0, "The input has no items."),

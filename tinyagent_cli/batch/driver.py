@@ -275,7 +275,7 @@ class _Batch:
         missing = [] if template is None else template.missing(columns)
         if missing and template is not None:
             raise InputError(
-                f"{template.name} has the variable {missing[0]!r}, and the table has no such column.",
+                f"The table has no column {missing[0]!r}, which {template.name} needs.",
                 hint=f"Its columns are {known}. -P {missing[0]}=… is a value for all rows.",
             )
 

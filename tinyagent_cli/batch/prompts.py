@@ -99,7 +99,7 @@ def checked(template: ItemTemplate) -> ItemTemplate:
         if name not in variables:
             raise InputError(f"-P {name}: {template.name} has no variable of that name.")
     if STDIN in variables:
-        raise InputError(f"{template.name} needs a text on standard input, which a batch does not have.")
+        raise InputError(f"A batch has no text on standard input, which {template.name} needs.")
     return template
 
 

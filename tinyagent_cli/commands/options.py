@@ -1,4 +1,4 @@
-"""Shared parts of the commands: the options -v, -q and --no-color, and groups with lazy imports."""
+"""Shared parts of the commands: common options, text arguments, and groups of options and commands."""
 
 from __future__ import annotations
 
