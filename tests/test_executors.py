@@ -11,7 +11,7 @@ import pytest
 from tinyagent.errors import ConfigurationError, WorkerLostError
 from tinyagent.executors import BatchItem, Executor, ItemResult, WorkerSpec, run_on_workers
 from tinyagent.testing import ExecutorContract
-from tinyagent_cli.batch.executors import BUILT_IN
+from tinyagent_cli.batch.executors import FACTORIES
 from tinyagent_cli.plugins.discovery import EXECUTORS
 
 
@@ -21,7 +21,7 @@ class TestLocal(ExecutorContract):
     is_separate = False
 
     def make_executor(self) -> Executor:
-        return BUILT_IN["local"]({})
+        return FACTORIES["local"]({})
 
 
 @pytest.mark.slow
@@ -29,12 +29,12 @@ class TestProcesses(ExecutorContract):
     """Items in two processes."""
 
     def make_executor(self) -> Executor:
-        return BUILT_IN["processes"]({"workers": "2"})
+        return FACTORIES["processes"]({"workers": "2"})
 
 
 def test_the_names_are_known_without_an_import() -> None:
     """Completion and messages name all executors of tinyagent."""
-    assert set(EXECUTORS) == BUILT_IN.keys()
+    assert set(EXECUTORS) == FACTORIES.keys()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_the_names_are_known_without_an_import() -> None:
 def test_wrong_options(name: str, options: dict[str, str], message: str, hint: str) -> None:
     """An unknown option and a wrong value are errors that name the options."""
     with pytest.raises(ConfigurationError, match=message) as caught:
-        BUILT_IN[name](options)
+        FACTORIES[name](options)
     assert hint in (caught.value.hint or "")
 
 

@@ -31,7 +31,7 @@ from tinyagent_cli.terminal.signals import Interrupted
 
 from .environment import worker_environment
 from .executors import choose_executor
-from .items import BadLine, Form, count_items, read_items
+from .items import BadLine, Format, count_items, read_items
 from .output import Before, ResultFile
 from .progress import Counts, ProgressDisplay, summary
 from .prompts import ItemTemplate, inline_template, stored_template
@@ -58,7 +58,7 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     input: str
     output: str
     jobs: int
-    form: Form | None
+    form: Format | None
     lines: bool
     item_prompt: str | None
     id_column: str
@@ -74,14 +74,14 @@ class BatchOptions(msgspec.Struct, frozen=True, kw_only=True):
     run: RunOptions
 
     @property
-    def input_form(self) -> Form:
+    def input_form(self) -> Format:
         """The format of the input, by an option or by the name of the file."""
         if self.lines:
             return "lines"
         if self.form is not None:
             return self.form
         suffix = os.path.splitext(self.input)[1].lower()  # noqa: PTH122
-        tables: dict[str, Form] = {".csv": "csv", ".tsv": "tsv"}
+        tables: dict[str, Format] = {".csv": "csv", ".tsv": "tsv"}
         return tables.get(suffix, "jsonl")
 
 

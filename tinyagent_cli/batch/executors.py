@@ -13,7 +13,7 @@ from tinyagent_cli.plugins.registry import PluginLoader
 
 from .processes import ProcessesExecutor, ProcessOptions
 
-__all__ = ["BUILT_IN", "LocalExecutor", "choose_executor"]
+__all__ = ["FACTORIES", "LocalExecutor", "choose_executor"]
 
 
 class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,7 +41,7 @@ def _processes(options: Mapping[str, JsonValue]) -> Executor:
     return ProcessesExecutor(read_options("processes", options, ProcessOptions))
 
 
-BUILT_IN: dict[str, ExecutorFactory] = {"local": _local, "processes": _processes}
+FACTORIES: dict[str, ExecutorFactory] = {"local": _local, "processes": _processes}
 """The factories of the executors that are not plugins."""
 
 
@@ -51,5 +51,5 @@ def choose_executor(name: str, options: Mapping[str, JsonValue], settings: Setti
     Raises:
         TinyAgentError: There is no such executor, its plugin cannot be used, or an option is wrong.
     """
-    factory = BUILT_IN.get(name) or PluginLoader.from_settings(settings).executor(name)
+    factory = FACTORIES.get(name) or PluginLoader.from_settings(settings).executor(name)
     return factory({**settings.executors.get(name, {}), **options})

@@ -24,9 +24,9 @@ from tinyagent_cli.exit_codes import InputError
 
 from .openai_format import is_openai_request, openai_item
 
-__all__ = ["BadLine", "Form", "columns_of", "count_items", "read_items"]
+__all__ = ["BadLine", "Format", "columns_of", "count_items", "read_items"]
 
-Form: TypeAlias = Literal["jsonl", "lines", "csv", "tsv"]
+Format: TypeAlias = Literal["jsonl", "lines", "csv", "tsv"]
 
 MAX_LINE = 64 << 20
 """The size limit of a line in bytes; no context window is larger."""
@@ -47,7 +47,7 @@ class _Invalid(Exception):
 
 def read_items(
     file: BinaryIO,
-    form: Form,
+    form: Format,
     id_column: str = "id",
     *,
     body_models: bool = True,
@@ -74,7 +74,7 @@ def read_items(
         raise InputError(f"Cannot read the input: {error.strerror}.") from None
 
 
-def count_items(file: BinaryIO, form: Form) -> int | None:
+def count_items(file: BinaryIO, form: Format) -> int | None:
     """Return the number of lines with items, and go back to the start; None for a pipe."""
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return None
@@ -97,7 +97,7 @@ def count_items(file: BinaryIO, form: Form) -> int | None:
 
 
 def _read_lines(
-    file: BinaryIO, form: Form, id_column: str, *, body_models: bool
+    file: BinaryIO, form: Format, id_column: str, *, body_models: bool
 ) -> Iterator[BatchItem | BadLine]:
     for number, line in enumerate(_lines(file), 1):
         try:
@@ -223,7 +223,7 @@ def _optional_text(name: str, value: JsonValue) -> str | None:
 # ---- tables ---------------------------------------------------------------------------------------------
 
 
-def columns_of(header: str, form: Form) -> tuple[str, list[str]]:
+def columns_of(header: str, form: Format) -> tuple[str, list[str]]:
     """Return the delimiter and the columns of the first line of a table."""
     delimiter = "\t" if form == "tsv" else ","
     if form == "csv" and "," not in header:
@@ -233,7 +233,7 @@ def columns_of(header: str, form: Form) -> tuple[str, list[str]]:
 
 
 def _read_table(
-    file: BinaryIO, form: Form, id_column: str, check_columns: Callable[[list[str]], None] | None
+    file: BinaryIO, form: Format, id_column: str, check_columns: Callable[[list[str]], None] | None
 ) -> Iterator[BatchItem | BadLine]:
     """Yield the rows of a table with a header. A cell in quotes may have line breaks."""
     csv.field_size_limit(MAX_LINE)

@@ -29,7 +29,7 @@ from tinyagent_cli.run.prompt_input import (
     read_files,
 )
 from tinyagent_cli.sessions.files import NAMED, SHOWN_ID
-from tinyagent_cli.sessions.transcript import is_prompt, prompt_text
+from tinyagent_cli.sessions.markdown import is_prompt, prompt_text
 from tinyagent_cli.sinks.plugin import PluginSinks
 from tinyagent_cli.terminal.activity import ActivityRenderer
 from tinyagent_cli.terminal.amounts import counted

@@ -243,7 +243,7 @@ class Commands:
             store, _, session = self._chat.saved()
             data = store.read(session)
         else:
-            from tinyagent_cli.sessions.transcript import markdown
+            from tinyagent_cli.sessions.markdown import markdown
 
             data = "".join(markdown(self._chat.all_messages())).encode("utf-8", "replace")
         try:

@@ -205,7 +205,7 @@ def show(
 
 
 def _print_session(store: SessionStore, session: Session, limit: int | None) -> None:
-    from tinyagent_cli.sessions.transcript import last_messages
+    from tinyagent_cli.sessions.markdown import last_messages
 
     messages: Sequence[AgentMessage] = store.messages(session)
     with _index() as index:
@@ -226,7 +226,7 @@ def _print_session(store: SessionStore, session: Session, limit: int | None) -> 
 @common_options
 def export(session: str | None, form: str) -> None:
     """Print a session as JSON lines or as Markdown."""
-    from tinyagent_cli.sessions.transcript import markdown
+    from tinyagent_cli.sessions.markdown import markdown
     from tinyagent_cli.terminal.output import take_stdout
 
     store = _store()

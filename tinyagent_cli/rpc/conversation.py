@@ -32,7 +32,7 @@ from tinyagent_cli.run.progress import Progress
 from tinyagent_cli.run.record_lines import header, result
 from tinyagent_cli.terminal.output import Output
 
-from .prompts import TemplatePrompt, message_of, read_template
+from .prompts import TemplatePrompt, message_of, template_prompt
 from .protocol import (
     Abort,
     Approve,
@@ -199,7 +199,7 @@ class Conversation:
     async def _prompt(self, command: Prompt) -> None:
         self._check_idle()
         if command.template is not UNSET:
-            read = partial(read_template, self._app, command.template, command.parameters, command.message)
+            read = partial(template_prompt, self._app, command.template, command.parameters, command.message)
             template = await run_in_thread(read, "tinyagent template")  # a plugin may have to start a server
             message = message_of(template.text, command.images)
             restore, answer = self._use_template(template), template.answer

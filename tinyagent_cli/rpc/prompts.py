@@ -21,7 +21,7 @@ from .protocol import Image
 if TYPE_CHECKING:
     from tinyagent_cli.run.schema_argument import WantedAnswer
 
-__all__ = ["TemplatePrompt", "message_of", "read_template"]
+__all__ = ["TemplatePrompt", "message_of", "template_prompt"]
 
 
 class TemplatePrompt(NamedTuple):
@@ -49,7 +49,7 @@ def message_of(text: str, images: Sequence[Image]) -> UserMessage:
     return {**message, "content": [*blocks, *message["content"]]}
 
 
-def read_template(
+def template_prompt(
     app: AppContext, name: str, parameters: Mapping[str, str | int | float], message: str
 ) -> TemplatePrompt:
     """Return what a template sets. `stdin` is a variable like any other here, and `prompt` is the message.

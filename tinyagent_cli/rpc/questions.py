@@ -12,7 +12,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from tinyagent.agent_types import Completion, CompletionRequest, Form, FormAnswer, Link
 from tinyagent_cli.exit_codes import InputError
-from tinyagent_cli.run.model_questions import ModelQuestions, prompt_text
+from tinyagent_cli.run.model_questions import ModelQuestions, request_text
 from tinyagent_cli.run.plan import Plan
 
 from .protocol import Respond
@@ -113,7 +113,7 @@ class ClientQuestions:
             {
                 "kind": "completion",
                 "source": request.source,
-                "message": prompt_text(request),
+                "message": request_text(request),
                 "max_tokens": request.max_tokens,
             }
         )

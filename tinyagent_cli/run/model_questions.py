@@ -9,7 +9,7 @@ from tinyagent.agent_types import Completion, CompletionRequest
 if TYPE_CHECKING:
     from .plan import Plan
 
-__all__ = ["ModelQuestions", "prompt_text"]
+__all__ = ["ModelQuestions", "request_text"]
 
 
 class ModelQuestions:
@@ -61,7 +61,7 @@ class ModelQuestions:
         return Completion(text=extract_text(messages[-1]), model=plan.model.id, is_complete=error is None)
 
 
-def prompt_text(request: CompletionRequest) -> str:
+def request_text(request: CompletionRequest) -> str:
     """Return all texts of a request, each with its role, for the user to read."""
     parts = [f"System prompt:\n{request.system_prompt}"] if request.system_prompt else []
     for message in request.messages:

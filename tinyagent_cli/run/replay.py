@@ -28,10 +28,10 @@ from tinyagent_cli.terminal.output import Output
 
 from .outcome import summary_line
 
-__all__ = ["Clock", "Replay", "model_of", "quoted", "show_replay", "with_times"]
+__all__ = ["RecordClock", "Replay", "model_of", "quoted", "show_replay", "with_times"]
 
 
-class Clock:
+class RecordClock:
     """The time of the record, in seconds, which passes `speed` times as fast as real time.
 
     Args:
@@ -102,7 +102,7 @@ async def show_replay(app: AppContext, source: Source, stdout: Output, *, speed:
     Raises:
         TinyAgentError: The record cannot be read, or standard output cannot be written.
     """
-    clock = Clock(speed)
+    clock = RecordClock(speed)
     replay: Replay | None = None
     source.before_read = stdout.flush
     try:
@@ -147,7 +147,7 @@ class Replay:
         app: AppContext,
         stdout: Output,
         model: str,
-        clock: Clock,
+        clock: RecordClock,
         *,
         plain: bool,
         ended_only: bool = False,

@@ -20,13 +20,13 @@ from tinyagent.jsonl import HistoryRecord, Record, SessionRecord
 from tinyagent_cli.app_context import AppContext
 from tinyagent_cli.events.source import Entry
 from tinyagent_cli.sessions.files import SHOWN_ID
-from tinyagent_cli.sessions.transcript import is_prompt, prompt_text
+from tinyagent_cli.sessions.markdown import is_prompt, prompt_text
 from tinyagent_cli.terminal.amounts import counted
 from tinyagent_cli.terminal.display import OutputContext
 from tinyagent_cli.terminal.output import Output
 from tinyagent_cli.terminal.sanitise import clean
 
-from .replay import Clock, Replay, model_of, quoted, with_times
+from .replay import RecordClock, Replay, model_of, quoted, with_times
 
 __all__ = ["show_transcript"]
 
@@ -34,7 +34,9 @@ __all__ = ["show_transcript"]
 class _Transcript(Replay):
     """Shows a session on standard output, with its prompts and with the conversation that it continues."""
 
-    def __init__(self, app: AppContext, stdout: Output, clock: Clock, *, plain: bool, left_out: int) -> None:
+    def __init__(
+        self, app: AppContext, stdout: Output, clock: RecordClock, *, plain: bool, left_out: int
+    ) -> None:
         super().__init__(OutputContext(app, stdout), stdout, "the model", clock, plain=plain, ended_only=True)
         self._calls: dict[str, JsonDict] = {}
         self._left_out = left_out
@@ -118,7 +120,7 @@ async def show_transcript(
     Raises:
         TinyAgentError: The session cannot be read, or standard output cannot be written.
     """
-    clock = Clock(0)
+    clock = RecordClock(0)
     selected = _Selection(entries) if limit is None else _last_prompts(entries, limit)
     shown = _Transcript(app, stdout, clock, plain=plain, left_out=selected.left_out)
     try:

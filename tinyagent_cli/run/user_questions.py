@@ -23,7 +23,7 @@ from tinyagent_cli.terminal.sanitise import exact, visible_line
 
 from .approvals import Approvals, Scope
 from .form_fields import ask_value, described, form_fields
-from .model_questions import ModelQuestions, prompt_text
+from .model_questions import ModelQuestions, request_text
 from .terminal_questions import Question, confirm, opened_terminal, read_answer, shortened
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class UserQuestions:
         context = ["It has also asked for this conversation, and does not get it."]
         return _question(
             f"{_capital(request.source)} wants to ask {model} for at most {request.max_tokens:,} tokens:",
-            prompt_text(request),
+            request_text(request),
             f"Ask the model? [y] yes  [a] always for {request.source} in this {self._scope}  [n] no: ",
             *(context if request.wants_context else []),
         )

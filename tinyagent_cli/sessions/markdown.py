@@ -1,4 +1,4 @@
-"""Write a recorded conversation as Markdown."""
+"""A recorded conversation as Markdown, and the texts of its prompts."""
 
 from __future__ import annotations
 
