@@ -28,7 +28,7 @@ FLOORS = [
     {"jsonl", "_jsonl", "_answer", "_answer_form", "_event_stream", "_prices"}
     | {"openai_wire", "openrouter_provider", "anthropic_provider", "responses_provider", "alchemy_provider"}
     | {"_alchemy", "_alchemy_request", "proxy", "proxy_event_handlers", "demo_provider", "_arithmetic"}
-    | {"replay_provider", "request_limits", "_limits"},
+    | {"replay_provider", "request_limits", "_limits", "reply_builder"},
     {"_tool_call", "agent_tool_execution", "_loop", "agent_loop"},
     {"_agent", "agent", "tools", "_tool_arguments"},
     {"testing"},

@@ -15,6 +15,7 @@ from tinyagent import (
     hookspecs,
     interaction,
     jsonl,
+    reply_builder,
     request_limits,
     sandbox,
     supervisor,
@@ -48,6 +49,7 @@ def test_names(stored: Any) -> None:
         tools,
         pytest_plugin,
         request_limits,
+        reply_builder,
     )
     assert stored == {module.__name__: sorted(module.__all__) for module in modules}
 

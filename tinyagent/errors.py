@@ -22,6 +22,7 @@ TinyAgentError
 │   └── RunLimitError             a limit of the run was reached; `kind` is the limit's name
 ├── RunAbortedError               the run was aborted
 ├── InvalidMessageError           a message that cannot be sent to a model (also a ValueError)
+├── InputError                    the input of the user is invalid: an argument, a file, a prompt
 ├── ToolError                     a tool failed
 │   ├── ToolArgumentsError        the tool's schema does not allow the arguments (also a ValueError)
 │   └── ToolRefusedError          a hook, a rule or the user refused the call
@@ -52,6 +53,7 @@ __all__ = [
     "EmptyReplyError",
     "ErrorFields",
     "IncompleteAnswerError",
+    "InputError",
     "InvalidAnswerError",
     "InvalidMessageError",
     "InvalidReplyError",
@@ -286,6 +288,12 @@ class InvalidMessageError(TinyAgentError, ValueError):
     """A message cannot be sent to a model. The error shows the message and the reason."""
 
     kind = "invalid_message"
+
+
+class InputError(TinyAgentError):
+    """The input of the user is invalid: an argument, a file or a prompt."""
+
+    kind = "usage"
 
 
 class ToolError(TinyAgentError):

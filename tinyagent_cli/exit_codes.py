@@ -8,6 +8,7 @@ from typing import NamedTuple
 import click
 
 from tinyagent import errors
+from tinyagent.errors import InputError
 
 from .terminal.signals import Interrupted, RunTimeoutError, StopRun
 from .terminal.standard_output import StandardOutputError
@@ -26,12 +27,6 @@ __all__ = [
     "plugin_exit",
     "usage_text",
 ]
-
-
-class InputError(errors.TinyAgentError):
-    """The input of the user is invalid: a file, a prompt or an argument."""
-
-    kind = "usage"
 
 
 class WriteError(errors.TinyAgentError):

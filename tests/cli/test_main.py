@@ -151,6 +151,7 @@ EXIT_CODES = {
     errors.RunLimitError: 4,
     errors.RunAbortedError: 1,
     errors.InvalidMessageError: 2,
+    errors.InputError: 2,
     errors.ToolError: 1,
     errors.ToolArgumentsError: 1,
     errors.ToolRefusedError: 1,

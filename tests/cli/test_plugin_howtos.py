@@ -85,6 +85,7 @@ def is_shown(expected: str, printed: str) -> bool:
     return re.fullmatch(pattern, printed, re.DOTALL) is not None
 
 
+@pytest.mark.timeout(300)  # that of the providers runs the contract twice
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_page_can_be_followed(cli: Cli, page: Path) -> None:
     """Each command prints what the page shows; it fails if that is an error. New projects are as shown."""

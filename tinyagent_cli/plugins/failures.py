@@ -1,7 +1,7 @@
 """Why a plugin cannot be used, and how to solve it: it is not configured, lacks a package, or is broken.
 
-If a plugin raises one of tinyagent's own errors, its message and hint are shown. Everything else is a defect
-of the plugin or of its installation.
+If a plugin raises one of tinyagent's own errors, its message and hint are shown. An `InputError` is about
+what the user has typed. Everything else is a defect of the plugin or of its installation.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from types import ModuleType
 
 from tinyagent.errors import (
     ConfigurationError,
+    InputError,
     MissingKeyError,
     NotConfiguredError,
     PluginError,
@@ -48,6 +49,8 @@ def failure(
         return NotConfiguredError(message, hint=hint or f"Set it: export {variable}=…")
     why, advice = _cause(plugin, error)
     message = _sentence(f"{subject} {what}{why and f': {why}'}")
+    if isinstance(error, InputError):
+        return InputError(message, hint=hint or error.hint)
     from .compatibility import version_misfit
 
     misfit = version_misfit(plugin) if isinstance(plugin, Plugin) else None

@@ -233,7 +233,7 @@ def install(app: AppContext, what: Sequence[str], *, editable: bool, upgrade: bo
     app.note(f"Running: {shlex.join(command)}")
     if dry_run:
         return Changes([], [], {})
-    changes = _run(installer, command, what)
+    changes = _run(app, installer, command, what)
     if NAMESAKE in changes.installed and (found := fault()) is not None:
         raise PluginError(found[0], hint=found[1])
     lasting = installer.to_make_it_last(what)
@@ -258,7 +258,7 @@ def uninstall(app: AppContext, distribution: str, *, dry_run: bool) -> Changes:
     installer = Installer.of_this_environment()
     command = installer.uninstall_command(distribution)
     app.note(f"Running: {shlex.join(command)}")
-    return Changes([], [], {}) if dry_run else _run(installer, command, [distribution])
+    return Changes([], [], {}) if dry_run else _run(app, installer, command, [distribution])
 
 
 def plugins_named(name: str) -> list[Plugin]:
@@ -295,14 +295,14 @@ def distributions() -> dict[str, str]:
     }
 
 
-def _run(installer: Installer, command: Sequence[str], what: Sequence[str]) -> Changes:
+def _run(app: AppContext, installer: Installer, command: Sequence[str], what: Sequence[str]) -> Changes:
     """Run the installer, and compare the plugins and distributions before and after.
 
     Raises:
         TinyAgentError: The installer failed.
     """
     before, versions = set(installed()), distributions()
-    code, output = _run_and_show(command)
+    code, output = _run_and_show(command, quiet=app.quiet)
     if code:
         name = "pipx" if installer.pipx else installer.program
         known = explain(output, what, installer.upgrade_command())
@@ -317,8 +317,11 @@ def _run(installer: Installer, command: Sequence[str], what: Sequence[str]) -> C
     )
 
 
-def _run_and_show(command: Sequence[str]) -> tuple[int, str]:
-    """Run a command and copy its output to standard error. Return the exit code and the end of the output."""
+def _run_and_show(command: Sequence[str], *, quiet: bool) -> tuple[int, str]:
+    """Run a command and copy its output to standard error. Return the exit code and the end of the output.
+
+    If `quiet`, only the end of the output is shown, and only after a failure.
+    """
     decode = codecs.getincrementaldecoder("utf-8")("replace").decode
     end = ""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0) as process:
@@ -326,13 +329,21 @@ def _run_and_show(command: Sequence[str]) -> tuple[int, str]:
         try:
             while chunk := process.stdout.read(4096):
                 text = decode(chunk)
-                sys.stderr.write(text)
-                sys.stderr.flush()
+                if not quiet:
+                    _show(text)
                 end = (end + text)[-_OUTPUT_CHARACTERS:]
-            return process.wait(), end
+            code = process.wait()
         except BaseException:
             process.terminate()
             raise
+    if quiet and code:
+        _show(end)
+    return code, end
+
+
+def _show(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 _OUTPUT_CHARACTERS = 64 * 1024
