@@ -17,8 +17,6 @@ from tinyagent.agent_types import (
     AssistantMessageEvent,
     Context,
     SimpleStreamOptions,
-    TextContent,
-    ThinkingContent,
     ToolCallContent,
 )
 
@@ -47,44 +45,44 @@ class _Blocks:
     """The text and the reasoning of a reply as they grow.
 
     Args:
-        content: Gets the blocks.
+        content: Gets the blocks when they are complete.
     """
 
     def __init__(self, content: list[AssistantBlock]) -> None:
         self._content = content
-        self._open: TextContent | ThinkingContent | None = None
+        self._kind: Literal["text", "thinking"] | None = None
+        self._texts: list[str] = []
 
     def add(self, piece: _Piece) -> list[AssistantMessageEvent]:
         """Add a piece to the open block, or to a new one if it is of another kind. Return the events."""
         events: list[AssistantMessageEvent] = []
-        if self._open is None or self._open["type"] != piece.kind:
+        is_new = self._kind != piece.kind
+        if is_new:
             events += self.close()
-            index = len(self._content)
-            if piece.kind == "text":
-                self._open = {"type": "text", "text": ""}
+            self._kind = piece.kind
+        self._texts.append(piece.text)
+        index = len(self._content)
+        if piece.kind == "text":
+            if is_new:
                 events.append({"type": "text_start", "content_index": index})
-            else:
-                self._open = {"type": "thinking", "thinking": ""}
-                events.append({"type": "thinking_start", "content_index": index})
-            self._content.append(self._open)
-        index = len(self._content) - 1
-        if self._open["type"] == "text":
-            self._open["text"] += piece.text
             events.append({"type": "text_delta", "content_index": index, "delta": piece.text})
         else:
-            self._open["thinking"] += piece.text
+            if is_new:
+                events.append({"type": "thinking_start", "content_index": index})
             events.append({"type": "thinking_delta", "content_index": index, "delta": piece.text})
         return events
 
     def close(self) -> list[AssistantMessageEvent]:
         """Close the open block. Return its event, if there is one."""
-        block, self._open = self._open, None
-        index = len(self._content) - 1
-        if block is None:
-            return []
-        if block["type"] == "text":
-            return [{"type": "text_end", "content_index": index, "content": block["text"]}]
-        return [{"type": "thinking_end", "content_index": index, "content": block["thinking"]}]
+        kind, text, index = self._kind, "".join(self._texts), len(self._content)
+        self._kind, self._texts = None, []
+        if kind == "text":
+            self._content.append({"type": "text", "text": text})
+            return [{"type": "text_end", "content_index": index, "content": text}]
+        if kind == "thinking":
+            self._content.append({"type": "thinking", "thinking": text})
+            return [{"type": "thinking_end", "content_index": index, "content": text}]
+        return []
 
 
 class _End(NamedTuple):
