@@ -7,7 +7,6 @@ import atexit
 import logging
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from tinyagent import AgentTool, ConfigurationError, PluginError, ToolError
@@ -269,9 +268,7 @@ class McpServers:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _connection(self, name: str) -> Connection:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Self
 
 from starlette.types import Receive, Send
@@ -84,9 +83,7 @@ class Exchange:
         self._others.add(self)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._task = None
         self._caller.streams -= 1
         self._others.discard(self)
