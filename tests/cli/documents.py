@@ -19,7 +19,7 @@ blocks, too: they make what the reader of the page has already.
 | `file=PATH` | The block is saved in this file, below the working directory or `~/`. |
 | `as=KIND` | What a `toml` or `json` block is: see `formats.py`. |
 | `continues` | The program goes on from the Python block before it. |
-| `exit=N` | The exit code of the last command; 0 without it. |
+| `exit=N` | The exit code of the last command. Without it, only a command that shows "Error: …" may fail. |
 | `stderr` | The output is that of standard error, too. |
 | `input=TEXT` | The standard input of a script. |
 | `skip=REASON` | The block is not run, for one of the `REASONS`. |
@@ -29,17 +29,14 @@ blocks, too: they make what the reader of the page has already.
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
-
-if TYPE_CHECKING:
-    from .conftest import Cli
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [
@@ -55,7 +52,6 @@ REASONS = {
     "install": "It builds and installs the Rust provider, as `make` does.",
     "rust": "It needs the Rust provider, which is not in .venv.",
     "heavy": "It needs Ray or llm, which are not in .venv.",
-    "server": "It is a server on a fixed port, or its caller.",
     "other-program": "It is for a program that is not on this machine, such as an editor.",
     "internet": "It reads a page of the real internet.",
     "account": "It signs in in a browser.",
@@ -146,21 +142,33 @@ def python_programs(page: Iterable[Block]) -> Iterator[tuple[Block, str]]:
 
 
 def matches(expected: str, printed: str) -> bool:
-    """Return whether an output is the expected one, in which "..." is any text."""
-    pattern = ".*".join(re.escape(piece) for piece in expected.split("..."))
+    """Return whether an output is the expected one, in which three or more dots are any text."""
+    pattern = ".*".join(re.escape(piece) for piece in re.split(r"\.{3,}", expected))
     return re.fullmatch(pattern, printed, re.DOTALL) is not None
 
 
-def run_block(cli: Cli, block: Block, **environment: str) -> int:
-    """Write the file of a block and run its commands. Return how many commands were run."""
-    if block.file:
-        cli.file(block.file, block.text)
-    if block.language not in SHELL:
-        return 0
-    commands = list(block.commands()) if block.language == "console" else [(block.text, "...")]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for command, expected in commands:
-        done = cli.shell(f'set -e; tinyagent() {{ $T "$@"; }}\n{command}', PATH=path, **environment)
-        assert 0 == done.code, f"{command}: {done.err}"
-        assert matches(expected, done.out), f"{command} printed {done.out!r}"
-    return len(commands)
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    found: dict[str, int] = {}
+    tokens = _MARKDOWN.parse(page.read_text(encoding="utf-8"))
+    for before, token in pairwise(tokens):
+        if before.type == "heading_open":
+            text = "".join(child.content for child in token.children or ())
+            anchor = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+            found[anchor] = found.get(anchor, -1) + 1
+    return {
+        f"{anchor}-{number}" if number else anchor
+        for anchor, last in found.items()
+        for number in range(last + 1)
+    }
+
+
+def links(page: Path) -> Iterator[str]:
+    """Yield the addresses of links and pictures of a page, without those in code."""
+    for token in _MARKDOWN.parse(page.read_text(encoding="utf-8")):
+        for part in token.children or ():
+            address = part.attrs.get("href") or part.attrs.get("src")
+            if address:
+                yield unquote(str(address))
+            elif part.type == "html_inline":
+                yield from re.findall(r"(?:href|src)=[\"']([^\"']+)", part.content)

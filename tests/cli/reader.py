@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -96,8 +97,11 @@ class Reader:
             if block.language != "console":
                 command = f"set -o pipefail\n{command}"  # the output of others is compared
             done = self.run(command, stdin=block.words.get("input", ""), both=both)
-            code = int(block.words.get("exit", 0)) if number == len(commands) else 0
-            assert code == done.code, f"{block}: {command} exits with {done.code}: {done.out}{done.err}"
+            failed = f"{block}: {command} exits with {done.code}: {done.out}{done.err}"
+            if "exit" in block.words and number == len(commands):
+                assert int(block.words["exit"]) == done.code, failed
+            else:
+                assert (done.code != 0) == bool(re.search("^Error: ", expected, re.MULTILINE)), failed
             assert matches(expected, done.out), f"{block}: {command} prints {done.out!r} {done.err}"
 
     def run(self, script: str, *, stdin: str = "", both: bool = False) -> Done:

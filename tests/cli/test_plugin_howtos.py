@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
 
@@ -19,11 +16,12 @@ from tinyagent_cli.plugins.scaffold import KINDS, Project
 
 from .conftest import ROOT, Cli
 from .documents import Block, blocks
-from .test_new_plugin import installed
+from .reader import Reader, internet, new_reader
+
+__all__ = ["internet", "new_reader"]
 
 PAGES = sorted((ROOT / "docs").glob("write-a*.md"))
 NEW = r"tinyagent plugins new (\S+)(?: --kind (\w+))? -q"
-INSTALL = r"tinyagent plugins install -q -e (\S+)"
 SETTINGS = {
     "COLUMNS": "80",
     # Plugins of pytest that only our own tests need would take most of the time.
@@ -33,76 +31,19 @@ SETTINGS = {
 pytestmark = pytest.mark.slow
 
 
-class Shell:
-    """A shell in which the commands of a page are run one by one, so that `cd` and `export` hold."""
-
-    def __init__(self, cli: Cli) -> None:
-        self._cli = cli
-        self._out, self._err = (cli.work.parent / name for name in ("out", "err"))
-        command = cli.shell('echo "$T"').out.strip()
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self._process = subprocess.Popen(
-            ["bash"], cwd=cli.work, env=cli.environment({"PATH": path, **SETTINGS}), text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        self._do(f'tinyagent() {{ {command} "$@"; }}')
-
-    def _do(self, command: str) -> int:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(f"{{ {command}\n}} </dev/null >{self._out} 2>{self._err}; echo $?\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
-    def run(self, command: str) -> tuple[int, str, str]:
-        """Run a command. Return its exit code, standard output and standard error."""
-        if (found := re.fullmatch(INSTALL, command)) is None:
-            code = self._do(command)
-        else:  # tests/plugins/test_guide.py really installs a plugin
-            project = self._cli.work / found[1]
-            installed(self._cli, project)
-            self._do(f"export PYTHONPATH=$PYTHONPATH:{project / 'src'}")
-            code = self._do("tinyagent plugins list")
-            row = re.search(
-                rf"^{found[1].removeprefix('tinyagent-')} .*$", self._out.read_text("utf-8"), re.MULTILINE
-            )
-            assert row is not None
-            return code, "  ".join(re.split("  +", row[0])[:3]) + "\n", ""
-        return code, self._out.read_text("utf-8"), self._err.read_text("utf-8")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate()
-
-
-def is_shown(expected: str, printed: str) -> bool:
-    """Return whether the output is the shown one; three dots or more match any text."""
-    pattern = ".*".join(re.escape(piece) for piece in re.split(r"\.{3,}", expected))
-    return re.fullmatch(pattern, printed, re.DOTALL) is not None
-
-
 @pytest.mark.timeout(300)  # that of the providers runs the contract twice
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_the_page_can_be_followed(cli: Cli, page: Path) -> None:
-    """Each command prints what the page shows; it fails if that is an error. New projects are as shown."""
+def test_the_page_can_be_followed(new_reader: Callable[[Sequence[Block]], Reader], page: Path) -> None:
+    """Each block does what the page says, and the code of a new project is as shown."""
+    found = blocks(page)
+    reader = new_reader(found)
+    reader.environment |= SETTINGS
     shown_as_written = []
-    with Shell(cli) as shell:
-        for block in blocks(page):
-            if block.file:
-                path = cli.work / block.file
-                shown_as_written += [block.file] if path.exists() and path.read_text() == block.text else []
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(block.text, encoding="utf-8")
-            for command, expected in block.commands() if block.language == "console" else ():
-                code, out, err = shell.run(command)
-                assert is_shown(expected, out), f"{command} printed {out!r}, and {err!r}"
-                assert (code != 0) == bool(re.search("^Error: ", expected, re.MULTILINE)), (
-                    f"{command}: {code}, {err!r}"
-                )
+    for block in found:
+        path = reader.path(block.file)
+        if block.file and path.exists() and path.read_text(encoding="utf-8") == block.text:
+            shown_as_written.append(block.file)
+        reader.do(block)
     assert 1 <= len(shown_as_written), "no block is the code that `plugins new` writes"
 
 

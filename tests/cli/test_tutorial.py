@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from tinyagent.testing import FakeReply, FakeServer
 
 from .conftest import ROOT, Cli
-from .documents import Block, blocks, run_block
+from .documents import Block, blocks
+from .reader import Reader, internet, new_reader
+
+__all__ = ["internet", "new_reader"]
 
 PAGE = blocks(ROOT / "docs" / "tutorial.md")
 WITH_A_MODEL = next(number for number, block in enumerate(PAGE) if "tinyagent chat" in block.text)
@@ -38,7 +42,7 @@ def test_what_the_terminal_shows(cli: Cli) -> None:
     assert expected == shown
 
 
-def test_the_steps_with_a_real_model(cli: Cli) -> None:
+def test_the_steps_with_a_real_model(cli: Cli, new_reader: Callable[[Sequence[Block]], Reader]) -> None:
     """The chat helps to choose a local model, which then reads the receipts with the tool of the page."""
     chat, script, table = PAGE[WITH_A_MODEL:]
     [(command, screen)] = chat.commands()
@@ -70,8 +74,9 @@ def test_the_steps_with_a_real_model(cli: Cli) -> None:
         assert shown.startswith(before)
         assert after in f"{shown}\n"
 
-        cli.file("rates.py", block_with("def to_euros").text)
-        run_block(cli, script, **environment)
-    run_block(cli, table)
+        reader = new_reader(PAGE)
+        reader.environment |= {**environment, "TINYAGENT_HOME": str(cli.home)}
+        for block in (block_with("def to_euros"), script, table):
+            reader.do(block)
     results = [request.json["messages"][-1] for request in server.requests[3::2]]
     assert [("tool", "144.0"), ("tool", "30.0")] == [(each["role"], each["content"]) for each in results]

@@ -81,6 +81,9 @@ def test_what_our_workflows_do() -> None:
     """Every Python is tested, everything is built before it is published, and no job keeps a token."""
     tests, release = _jobs(ROOT / ".github/workflows")
     assert ".ci/run" in [step.get("run") for step in tests["all"]["steps"]]
+    assert ["make docs", "git diff --exit-code"] == [
+        step["run"] for step in tests["docs"]["steps"] if "run" in step
+    ]
     matrix = tests["fast"]["strategy"]["matrix"]
     assert ["3.11", "3.12", "3.13", "3.14"] == matrix["python-version"]
     assert ["ubuntu-latest", "macos-latest"] == matrix["os"]
