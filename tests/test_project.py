@@ -124,6 +124,20 @@ def test_no_machine_path_is_committed() -> None:
     assert [] == wrong
 
 
+def test_the_targets_of_make_that_are_named_exist() -> None:
+    """A message or document names no target that the Makefile does not have."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    texts = [path for path in _tracked() if path.suffix in {".py", ".md", ".toml", ".yml", ".sh"}]
+    named = {
+        (str(path.relative_to(ROOT)), target)
+        for path in texts
+        for target in re.findall(r"`make ([a-z-]+)", path.read_text(encoding="utf-8"))
+    }
+    assert 10 < len(named)
+    assert [] == [where for where in sorted(named) if where[1] not in targets]
+
+
 def test_the_description_on_pypi_has_no_relative_links() -> None:
     """The metadata has the README; links into the repository are text as long as it has no address."""
     done = subprocess.run(

@@ -132,7 +132,7 @@ def test_a_diff_is_asked_in_colours(cli: Cli, serve: Serve) -> None:
     terminal.type("n\n")
     assert 0 == terminal.end()
     shown = terminal.screen()
-    begin = next(n for n, line in enumerate(shown) if line.startswith("The model wants to run write ("))
+    begin = next(n for n, line in enumerate(shown) if line.startswith("The model wants to run write"))
     question = "\n".join(shown[begin:])
     assert "  Replace the content of notes.txt:\n" in question
     assert '  @@ -1,2 +1,2 @@\n   one\n  -two\n  +"2"\nThere is no sandbox' in question

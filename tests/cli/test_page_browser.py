@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -230,8 +229,3 @@ def test_an_open_page_follows_a_run(cli: Cli, tabs: Any) -> None:
         event.startswith((f"request: {url}", "console: Failed to load", "console: ")) for event in tab.events
     )
     assert not [event for event in tab.events if event.startswith(("error", "dialog"))]
-
-
-def test_the_skip_reason_names_what_to_do() -> None:
-    """The Makefile has the target that the skipped tests name."""
-    assert "\nbrowser:" in (Path(ROOT) / "Makefile").read_text(encoding="utf-8")

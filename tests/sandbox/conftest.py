@@ -51,6 +51,8 @@ class World:
     Attributes:
         uid: The user.
         python: A Python that the user can run.
+        services: Sockets that are as old as those of services, but only while a sandbox is prepared. At other
+            times, tests in other processes do not hide them, which fails if a socket is removed meanwhile.
     """
 
     def __init__(self, base: Path, uid: int, python: str, repositories: Path) -> None:
@@ -59,6 +61,7 @@ class World:
         self.temporary = base / "temporary"
         self._fill(repositories)
         self._made: list[Sandbox] = []
+        self.services: list[Path] = []
 
     def _fill(self, repositories: Path) -> None:
         for folder in (self.home, self.outside, self.temporary):
@@ -111,7 +114,11 @@ class World:
         environment = self.environment() | variables
         made = self.sandbox(mechanism)
         policy = policy or Policy(writable=[self.project], environment=environment)
+        for path in self.services:
+            os.utime(path, (0, 0))
         with made.launch(["/bin/bash", "-c", script], policy, cwd=self.project) as launch:
+            for path in self.services:
+                os.utime(path)
             self.give()
             ended = subprocess.run(
                 launch.command,
