@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import signal
 import struct
 import subprocess
@@ -260,14 +261,23 @@ class Cli:
         return Terminal(process, outer)
 
     def shell(self, line: str, **environment: str) -> Done:
-        """Run a line of shell in which $T is the command."""
+        """Run a line of shell in which $T is the command, and "$PYTHON" the Python."""
         command = self.command() if self.new_processes else self.forking_command()
+        words = {"T": self._shell_words(command), "PYTHON": sys.executable}
         done = subprocess.run(
             ["bash", "-o", "pipefail", "-c", line], capture_output=True, timeout=SECONDS, check=False,
-            env=self.environment({"T": " ".join(command), **environment}), cwd=self.work,
-            stdin=subprocess.DEVNULL,
+            env=self.environment({**words, **environment}), cwd=self.work, stdin=subprocess.DEVNULL,
         )  # fmt: skip
         return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def _shell_words(self, command: list[str]) -> str:
+        """Return a command for $T, which the shell splits at blanks; the checkout's path may have some."""
+        if not any(" " in part for part in command):
+            return " ".join(command)
+        script = self.work.parent / "command"
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+        script.chmod(0o700)
+        return str(script)
 
     def forking_command(self) -> list[str]:
         """Return a command that starts quickly, because it forks."""

@@ -70,7 +70,7 @@ def test_the_document_has_the_help_of_every_command() -> None:
 def test_the_script_prints_the_document(cli: Cli) -> None:
     """Without --write, it writes no file, and the plugins and the terminal of the user do not matter."""
     cli.install("zz-deploy", "", "commands")
-    done = cli.shell(f'"$PYTHON" {LIST_COMMANDS}', PYTHON=cli.command()[0], COLUMNS="60")
+    done = cli.shell(f'"$PYTHON" "{LIST_COMMANDS}"', COLUMNS="60")
     assert (0, (ROOT / "docs" / "cli.md").read_text(encoding="utf-8"), "") == done
 
 

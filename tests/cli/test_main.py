@@ -29,7 +29,7 @@ sys.exit(code)
 def imported_by(cli: Cli, *args: str) -> set[str]:
     """Return the modules that a command has imported at its end."""
     script = cli.file("modules.py", MODULES.format(args=list(args)))
-    done = cli.shell(f"{sys.executable} -P {script}")
+    done = cli.shell(f'"$PYTHON" -P {script}')
     assert 0 == done.code, done.err
     return set(done.err.splitlines()[-1].split(" "))
 

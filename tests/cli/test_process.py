@@ -225,7 +225,7 @@ def test_ctrl_c_while_modules_are_imported(cli: Cli, name: str) -> None:
     Once the options of a run are parsed, its record is complete, too.
     """
     script = cli.file("interrupted.py", INTERRUPTED_IMPORT.format(name=name))
-    done = cli.shell(f"{cli.command()[0]} -P {script}")
+    done = cli.shell(f'"$PYTHON" -P {script}')
     assert 130 == done.code
     if name in ("tinyagent_cli.run.driver", "msgspec"):
         assert ("interrupted", "Interrupted.\n") == (done.result["error"]["kind"], done.err)

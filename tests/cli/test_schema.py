@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -235,7 +234,7 @@ def test_the_working_directory_does_not_shadow_installed_modules(cli: Cli, serve
         cli.file(f"{name}.py", "print('shadowed')")
     cli.file("models.py", MODELS.replace(", common", ""))
     serve(FakeReply.text('{"x": 1}'))
-    done = cli.shell(f"{sys.executable} -P -m tinyagent_cli run -m local/m --schema models:Point Hi")
+    done = cli.shell('"$PYTHON" -P -m tinyagent_cli run -m local/m --schema models:Point Hi')
     assert (0, '{"x":1}\n', "imported\n") == done
 
 

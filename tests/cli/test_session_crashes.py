@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +99,7 @@ print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 def run_many(cli: Cli, count: int, *args: str) -> list[int]:
     """Run the demo in many processes at the same time. Return their exit codes."""
     script = cli.file("many.py", MANY.format(count=count, args=list(args)))
-    done = cli.shell(f"{sys.executable} -P {script}")
+    done = cli.shell(f'"$PYTHON" -P {script}')
     assert 0 == done.code, done.err
     codes: list[int] = json.loads(done.out)
     return codes

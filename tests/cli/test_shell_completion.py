@@ -191,7 +191,7 @@ def test_a_completion_imports_little(cli: Cli, line: str) -> None:
     """Commands, tools and sessions are completed without the library and without other commands."""
     script = cli.file("modules.py", MODULES.format(args=[]))
     shell = {"COMP_LINE": line, "COMP_WORDBREAKS": ":=", "_TINYAGENT_COMPLETE": "bash_complete"}
-    done = cli.shell(f"{sys.executable} -P {script}", **shell)
+    done = cli.shell(f'"$PYTHON" -P {script}', **shell)
     modules = set(done.err.split(" "))
     assert set() == modules & {"tinyagent", "msgspec", "asyncio", "pluggy", "importlib.metadata"}
     commands = modules & {f"tinyagent_cli.commands.{name}" for name in COMMANDS}

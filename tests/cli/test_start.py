@@ -35,7 +35,7 @@ NOT_IN_THE_LIBRARY = {
 """What a request to a server with the default protocol does not need."""
 
 OTHER_PACKAGES = {
-    *("cython_runtime", "_distutils_hack"),  # of httptools, and of the environment
+    *("cython_runtime", "_distutils_hack", "sitecustomize"),  # of httptools, the venv, Debian
     *("click", "httptools", "msgspec", "pluggy", "typing_extensions"),
 }
 
@@ -68,7 +68,7 @@ def modules(cli: Cli, serve: Serve) -> set[str]:
     """The modules that a one-shot run with a loopback server has imported at its end."""
     serve(FakeReply.text("Hello."))
     script = cli.file("modules.py", MODULES.format(args=["run", "-m", "local/model", "Hi"]))
-    done = cli.shell(f"{sys.executable} -P {script}")
+    done = cli.shell(f'"$PYTHON" -P {script}')
     assert (0, "Hello.\n") == (done.code, done.out), done.err
     return set(done.err.splitlines()[-1].split(" "))
 
