@@ -467,6 +467,16 @@ async def test_a_redirect_to_the_same_origin(status: int) -> None:
         assert first.connection == second.connection
 
 
+@pytest.mark.parametrize("status", [301, 302, 303])
+async def test_a_redirect_that_would_drop_the_body(status: int) -> None:
+    """Clients make a GET of such a redirect, so it is refused, also to the same origin."""
+    move = FakeReply(status=status, headers={"location": "/y"}, framing="length")
+    async with FakeServer(move, OK) as server:
+        with pytest.raises(ProviderError, match="would drop the request"):
+            await body_of(request_to(server))
+        assert 1 == len(server.requests)
+
+
 async def test_a_redirect_to_another_origin() -> None:
     """The redirect is refused. The error shows where it leads, and nothing is sent there."""
     async with FakeServer(OK) as other:

@@ -325,6 +325,7 @@ BROKEN: dict[str, tuple[Callable[[list[Any]], None], str]] = {
         lambda events: (swap(12, 14)(events), swap(13, 15)(events))[0],
         r"event 12 .*order of the calls; the next is 'a'",
     ),
+    "an execution without an end and a result": (drop(10, 14, 15), r"event 13 .*the ends of \['b'\]"),
     "a result missing": (drop(14, 15), r"event 14 .*the results of \['b'\]"),
     "a call left out": (drop(8, 10, 14, 15), r"event 12 .*2 result\(s\)"),
     "a result with other content": (

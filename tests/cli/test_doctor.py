@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from tinyagent import sandbox
+from tinyagent_cli.config.settings import load_settings
 from tinyagent_cli.plugins import check as plugin_check
+from tinyagent_cli.plugins import doctor
 from tinyagent_cli.plugins.discovery import Plugin
 
 from .conftest import Cli, FakeReply, Serve
@@ -299,7 +302,7 @@ def test_a_narrow_terminal(cli: Cli) -> None:
 
 
 def test_the_sandbox(cli: Cli) -> None:
-    """What holds is shown; without a sandbox there is advice, or a problem if one is required."""
+    """What holds is shown, or that it is turned off; without a sandbox there is advice."""
     cli.config('[sandbox]\nmode = "off"\n')
     off = cli("doctor", "--offline")
     assert re.search(
@@ -308,10 +311,14 @@ def test_the_sandbox(cli: Cli) -> None:
     cli.config("")
     on = joined(cli("doctor", "--offline").out)
     assert re.search(r"(ok|--)  sandbox +programs of tools: (In a sandbox|There is no sandbox)", on)
-    required = cli("doctor", "--offline", TINYAGENT_SANDBOX="required", PATH="/nowhere")
-    if "In a sandbox" not in joined(required.out):
-        assert 3 == required.code
-        assert "A sandbox is required, but not available" in joined(required.out)
+
+
+def test_a_required_sandbox_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a problem."""
+    monkeypatch.setenv("TINYAGENT_SANDBOX", "required")
+    monkeypatch.setattr(sandbox, "_working_mechanism", lambda: ("none", "this kernel has none", ()))
+    finding = doctor._sandbox(load_settings())
+    assert (3, True) == (finding.code, "A sandbox is required, but not available" in finding.message)
 
 
 def joined(text: str) -> str:

@@ -454,13 +454,14 @@ def test_the_state_directory_is_that_of_the_platform(cli: Cli, tmp_path: Path) -
 # ---- other users and links -------------------------------------------------------------------------------
 
 
-def test_a_directory_that_others_can_write_is_not_used(cli: Cli) -> None:
+@pytest.mark.parametrize("mode", [0o770, 0o702])
+def test_a_directory_that_others_can_write_is_not_used(cli: Cli, mode: int) -> None:
     """A warning says so, and the run goes on."""
     (cli.home / "sessions").mkdir(parents=True)
-    (cli.home / "sessions").chmod(0o777)
+    (cli.home / "sessions").chmod(mode)
     done = cli("run", "-m", "demo", "Hi")
     assert 0 == done.code
-    assert "others can write the directory (mode 0777)" in done.err
+    assert f"others can write the directory (mode 0{mode:o})" in done.err
     assert [] == cli.sessions()
 
 

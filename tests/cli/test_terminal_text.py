@@ -19,6 +19,7 @@ HOSTILE = [
     ("dcs\x1bPq#0;2;0\x1b\\end", "dcsend"),
     ("apc\x1b_payload\x1b\\pm\x1b^payload\x1b\\sos\x1bXpayload\x1b\\end", "apcpmsosend"),
     ("8 bit \x9b31mred \x9d0;title\x9c end", "8 bit red  end"),
+    ("8 bit dcs\x90q\x9csos\x98q\x9cpm\x9eq\x9capc\x9fq\x9cend", "8 bit dcssospmapcend"),
     ("charset\x1b(0end, reset\x1bcend", "charsetend, resetend"),
     ("bell\x07 back\x08\x08 del\x7f nul\x00", "bell back del nul"),
     ("unix\nold\rwin\r\nend", "unix\nold\nwin\nend"),

@@ -65,6 +65,12 @@ def message(**fields: Any) -> Callable[[list[Any]], None]:
         (change(2, partial={"content": [{"type": "thinking", "thinking": "hm"}]}), "the text so far"),
         (change(-1, reason="stop"), "its reason"),
         (change(-1, type="error", error={"stop_reason": "tool_use"}, reason="tool_use"), "`error` is for"),
+        (
+            lambda events: events[-1].update(
+                type="error", reason="error", error={**events[-1]["message"], "stop_reason": "error"}
+            ),
+            "a failed message has its reason",
+        ),
         (message(content=[]), "the message has these blocks"),
         (message(api=None), "its api"),
         (lambda events: events[-1]["message"]["content"][1].update(text="Hell"), "is the text of its deltas"),
