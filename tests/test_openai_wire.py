@@ -416,10 +416,12 @@ async def test_missing_settings_are_errors() -> None:
 
 async def test_list_models() -> None:
     """The list has the models with their reported properties."""
-    models = {"data": [{"id": "a", "name": "A", "context_length": 8}, {"id": "b"}, {"no": "id"}, 7]}
+    known = [{"id": "a", "name": "A", "context_length": 8}, {"id": "vllm", "max_model_len": 9}]
+    models = {"data": [*known, {"id": "b", "context_length": None}, {"no": "id"}, 7]}
     async with FakeServer(FakeReply.json(models), FakeReply.error(401, "no")) as server:
         listed = await list_openai_models(model_at(server, id=""), {"api_key": "k"})
-        assert [("a", "A", 8), ("b", "", None)] == [(one.id, one.name, one.context_window) for one in listed]
+        found = [(one.id, one.name, one.context_window) for one in listed]
+        assert [("a", "A", 8), ("vllm", "", 9), ("b", "", None)] == found
         assert "/v1/models" == server.requests[0].path
         with pytest.raises(AuthenticationError):
             await list_openai_models(model_at(server), {"api_key": "k"})

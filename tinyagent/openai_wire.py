@@ -125,9 +125,7 @@ async def list_openai_models(
         ModelInfo(
             id=str(item["id"]),
             name=str(item.get("name") or ""),
-            context_window=as_int(
-                item.get("context_length") or item.get("context_window") or item.get("max_context_length")
-            ),
+            context_window=next(filter(None, (as_int(item.get(name)) for name in _WINDOWS)), None),
             max_tokens=as_int(item.get("max_completion_tokens")),
             input_price=_per_million(as_dict(item.get("pricing")).get("prompt")),
             output_price=_per_million(as_dict(item.get("pricing")).get("completion")),
@@ -136,6 +134,10 @@ async def list_openai_models(
         for item in items
         if item.get("id")
     ]
+
+
+_WINDOWS = ("context_length", "context_window", "max_context_length", "max_model_len", "contextWindow")
+"""The field of the context window; the last two are those of vLLM and of our proxy."""
 
 
 def _abilities(item: Mapping[str, object]) -> tuple[str, ...]:

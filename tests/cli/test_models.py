@@ -8,6 +8,7 @@ import tomllib
 
 import pytest
 
+from tinyagent.testing import FakeServer
 from tinyagent_cli.plugins.model_names import similar
 
 from .conftest import Cli, FakeReply, Serve, as_openai
@@ -60,12 +61,26 @@ def test_with_a_name_it_asks_the_provider(cli: Cli, serve: Serve) -> None:
     assert ["a/x", "b"] == [model["id"] for model in listed]
 
 
+def test_the_models_of_a_proxy(cli: Cli) -> None:
+    """The proxy lists the models for the token. Without address or token, the error names the variable."""
+    models = {"models": [{"id": "demo", "name": ""}, {"id": "groq/x", "contextWindow": 8}]}
+    with FakeServer(FakeReply.json(models)) as server:
+        place = {"TINYAGENT_PROXY_URL": server.url, "TINYAGENT_PROXY_TOKEN": "sk-test-token"}
+        done = cli("models", "list", "proxy", **place)
+        assert (0, "proxy/demo\nproxy/groq/x  8\n", "") == done
+        assert "Bearer sk-test-token" == server.requests[0].headers["authorization"]
+        for missing in place:
+            done = cli("models", "list", "proxy", **{**place, missing: ""})
+            assert (3, True) == (done.code, f"{missing} is not set" in done.err)
+        assert 1 == len(server.requests)
+
+
 def test_what_cannot_be_listed(cli: Cli, serve: Serve) -> None:
     """An unknown provider or one without a list gives exit code 3; a failed server gives 1."""
     assert "Unknown provider 'nope'" in cli("models", "list", "nope").err
-    none = cli("models", "list", "proxy")
+    none = cli("models", "list", "replay")
     assert 3 == none.code
-    assert "-m proxy/MODEL-ID" in none.err
+    assert "-m replay/MODEL-ID" in none.err
     without_key = cli("models", "list", "openai")
     assert (3, True) == (without_key.code, "Store it: tinyagent keys set openai" in without_key.err)
     serve(FakeReply.error(404, "no such page"))

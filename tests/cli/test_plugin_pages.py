@@ -1,4 +1,4 @@
-"""README.md of each plugin says first how to install it."""
+"""README.md of each plugin begins with its name and its installation."""
 
 from __future__ import annotations
 

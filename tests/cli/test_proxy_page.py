@@ -12,20 +12,23 @@ from .reader import Reader, internet, new_reader
 __all__ = ["internet", "new_reader"]
 
 PAGE = blocks(ROOT / "plugins" / "tinyagent-proxy-server" / "README.md")
+IN_BACKGROUND = "--port 0 > address &\nuntil [ -s address ]; do sleep 0.05; done"
 
 
-def test_the_server_and_its_caller(
-    new_reader: Callable[[Sequence[Block]], Reader], internet: Internet
-) -> None:
-    """A caller gets the reply of a provider by the key of the server, and that of the demo."""
-    serve, call = (block for block in PAGE if "test" in block.words)
+def test_the_steps(new_reader: Callable[[Sequence[Block]], Reader], internet: Internet) -> None:
+    """A caller gets the models of the token, the reply of the demo, and that of a provider by the server's key."""
+    serve, call, offer = (block for block in PAGE if "test" in block.words)
     reader = new_reader(PAGE)
-    script = serve.text.replace("OPENAI_API_KEY=…", "OPENAI_API_KEY=sk-test-server")
-    script = script.replace("--port 8700", "--port 0 > address &")
-    reader.do(serve._replace(text=f"{script}until [ -s address ]; do sleep 0.05; done\n"))
+    script = "".join(f"{command}\n" for command, _ in serve.commands())
+    assert 0 == reader.run(script.replace("--port 8700", IN_BACKGROUND)).code
     token = reader.environment["TINYAGENT_PROXY_TOKEN"]
-    script = call.text.replace("http://127.0.0.1:8700", reader.path("address").read_text().strip())
-    done = reader.run(script.replace("TINYAGENT_PROXY_TOKEN=…", f"TINYAGENT_PROXY_TOKEN={token}"))
-    lines = done.out.splitlines()
-    assert (0, "Hello from the model.", "6 * 7 = 42") == (done.code, lines[0], lines[-1]), done.err
+    address = reader.path("address").read_text().strip()
+    text = call.text.replace("http://127.0.0.1:8700", address).replace("TOKEN=...", f"TOKEN={token}")
+    reader.do(call._replace(text=text))
+
+    script = offer.text.replace("OPENAI_API_KEY=…", "OPENAI_API_KEY=sk-test-server")
+    assert 0 == reader.run(f"rm address\n{script.replace('--port 8700', IN_BACKGROUND)}").code
+    address = reader.path("address").read_text().strip()
+    done = reader.run(f"TINYAGENT_PROXY_URL={address} tinyagent run -m proxy/openai/gpt-4.1-mini Hello")
+    assert (0, "Hello from the model.") == (done.code, done.out.splitlines()[0]), done.err
     assert ["Bearer sk-test-server"] == [request.headers["authorization"] for request in internet.asked]

@@ -205,6 +205,7 @@ def peers(world: World, script: str) -> Iterator[tuple[dict[str, str], list[sock
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log,
         socket.socket(socket.AF_UNIX) as abstract,
     ):
+        world.services = []
         udp.bind(("127.0.0.1", 0))
         name = f"tinyagent-{world.base.name}"
         for listener, path in (

@@ -21,9 +21,10 @@ from tinyagent.agent_types import (
     SimpleStreamOptions,
     StreamResponse,
 )
-from tinyagent.errors import ConfigurationError
+from tinyagent.errors import ConfigurationError, MissingKeyError
 from tinyagent.hookspecs import hookimpl
 from tinyagent_cli.config.endpoints import Endpoint, azure_url, endpoint_of, key_variable_of, take_base_url
+from tinyagent_cli.config.environment import variable
 from tinyagent_cli.exit_codes import InputError
 
 from .discovery import BUILT_IN, CONFIGURED, Plugin, find
@@ -85,7 +86,7 @@ class BuiltinProviders:
 
             register(demo_provider())
         elif name == "proxy":
-            register(Provider(name, _stream_proxy, _proxy_model))
+            register(Provider(name, _stream_proxy, _proxy_model, list_models=_list_proxy_models))
         elif name == "replay":
             register(Provider(name, _stream_proxy, _no_replay_file))
         else:
@@ -250,6 +251,27 @@ def _proxy_model(model_id: str, options: Mapping[str, JsonValue]) -> Model:
     from tinyagent._stream.model import HttpModel
 
     return HttpModel(provider="proxy", id=_id("proxy", model_id), api="proxy")
+
+
+async def _list_proxy_models() -> list[ModelInfo]:
+    """Ask the proxy for the models that the token may use."""
+    from tinyagent._stream.model import HttpModel
+    from tinyagent.openai_wire import list_openai_models
+    from tinyagent_cli.config.settings import load_settings
+
+    url, token = variable("TINYAGENT_PROXY_URL"), load_settings().api_key("proxy", "TINYAGENT_PROXY_TOKEN")
+    if url is None:
+        raise ConfigurationError(
+            "There is no address of the proxy: TINYAGENT_PROXY_URL is not set.",
+            hint="Set it: export TINYAGENT_PROXY_URL=https://…",
+        )
+    if token is None:
+        raise MissingKeyError(
+            "There is no token for the proxy: TINYAGENT_PROXY_TOKEN is not set.",
+            hint="Set it: export TINYAGENT_PROXY_TOKEN=…",
+        )
+    model = HttpModel(provider="proxy", base_url=f"{url.rstrip('/')}/api", api_key_env=None)
+    return await list_openai_models(model, {"api_key": token})
 
 
 def _no_replay_file(model_id: str, options: Mapping[str, JsonValue]) -> Model:

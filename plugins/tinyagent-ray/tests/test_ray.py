@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -229,11 +231,20 @@ def test_the_head_is_lost(work: Path, cluster: Any) -> None:
     assert 2 <= len(results(work / "out.jsonl")) < 41
 
 
-def test_a_cluster_of_its_own(work: Path, ray_folder: Path) -> None:
-    """Without an address, Ray runs on this machine for the batch, and none of its processes stays behind."""
+@pytest.mark.skipif(shutil.which("jq") is None and "CI" not in os.environ, reason="jq is not installed")
+def test_a_cluster_of_its_own(tmp_path: Path, ray_folder: Path) -> None:
+    """Without an address, Ray runs on this machine for the batch only: the first step of README.md."""
+    page = Path(__file__).parent.parent.joinpath("README.md").read_text("utf-8")
+    [block] = re.findall(r"^```console \S+\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    script = "".join(re.findall(r"^\$ (.*\n)", block, re.MULTILINE))
+    output = re.sub(r"^\$ .*\n", "", block, flags=re.MULTILINE)
     folder = str(ray_folder / "own")  # a short path, because it contains sockets
-    code, err = batch(work, "-m", "demo", "-o", "out.jsonl", "--executor", "ray", RAY_TMPDIR=folder)
-    assert (1, 41) == (code, len(results(work / "out.jsonl"))), err
+    own = {"PATH": f"{TINYAGENT.parent}{os.pathsep}{os.environ['PATH']}", "RAY_TMPDIR": folder}
+    done = subprocess.run(
+        ["bash", "-ec", script], cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        env={**os.environ, **own, "TINYAGENT_HOME": str(tmp_path / "home")}, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert (0, output) == (done.returncode, done.stdout), done.stderr
     wait_for(lambda: not _processes_with(folder))
 
 

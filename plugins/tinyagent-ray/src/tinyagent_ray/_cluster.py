@@ -111,7 +111,7 @@ class Cluster:
             raise ConfigurationError(
                 f"Ray at {address} did not answer within {CONNECT_S:g} s.", hint=_HINT
             ) from None
-        except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises this class if a node does not start in time
             raise ConfigurationError(
                 f"There is no Ray cluster at {address}: {_first_line(error)}"
                 if address != "local"
