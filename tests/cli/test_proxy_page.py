@@ -16,9 +16,10 @@ IN_BACKGROUND = "--port 0 > address &\nuntil [ -s address ]; do sleep 0.05; done
 
 
 def test_the_steps(new_reader: Callable[[Sequence[Block]], Reader], internet: Internet) -> None:
-    """A caller gets the models of the token, the reply of the demo, and that of a provider by the server's key."""
+    """A caller gets the list of models and replies of the demo, then of a provider by the server's key."""
     serve, call, offer = (block for block in PAGE if "test" in block.words)
     reader = new_reader(PAGE)
+    del reader.environment["OPENAI_API_KEY"]
     script = "".join(f"{command}\n" for command, _ in serve.commands())
     assert 0 == reader.run(script.replace("--port 8700", IN_BACKGROUND)).code
     token = reader.environment["TINYAGENT_PROXY_TOKEN"]
