@@ -180,6 +180,18 @@ def test_a_sink_gets_every_event(cli: Cli, serve: Serve) -> None:
     assert [*types, "closed"] == (cli.work / "heard").read_text().split()
 
 
+def test_each_item_of_a_batch_has_a_sink(cli: Cli) -> None:
+    """In a batch, the factory is called for each item, and its sink is closed with the run of the item."""
+    cli.install("log", SINK.format(body="pass"), "hooks")
+    cli.file("prompts.txt", "Hello\nHello\n")
+    done = cli("batch", "prompts.txt", "--lines", "-m", "demo", "-j", "1", "-o", "answers.jsonl")
+    assert 0 == done.code, done.err
+    heard = (cli.work / "heard").read_text().split()
+    assert ["agent_start", "agent_end", "closed"] * 2 == [
+        word for word in heard if word in ("agent_start", "agent_end", "closed")
+    ]
+
+
 def test_a_sink_that_fails_is_removed(cli: Cli, serve: Serve) -> None:
     """A sink that fails is reported once and removed, and the run continues."""
     serve(FakeReply.text("Hel", "lo"))

@@ -530,6 +530,21 @@ def test_timeout_ends_the_run(cli: Cli, serve: Serve) -> None:
     assert "agent_end" == done.lines[-2]["type"]
 
 
+def test_a_tool_that_ends_the_run_is_no_failure(cli: Cli, serve: Serve) -> None:
+    """A result with `terminate` ends the run with exit code 0, without another request."""
+    cli.file(
+        "stop.py",
+        "from tinyagent import AgentToolResult, tool\n"
+        "@tool(read_only=True)\n"
+        "def stop() -> AgentToolResult:\n"
+        "    'Stop.'\n"
+        "    return AgentToolResult([{'type': 'text', 'text': 'done'}], terminate=True)\n",
+    )
+    serve(FakeReply.tool_calls(("stop", {})))
+    done = cli("run", "--jsonl", "-m", "local/m", "-t", "stop.py", "Stop")
+    assert (0, True, 1) == (done.code, done.result["ok"], done.result["turns"])
+
+
 def test_a_failed_tool_does_not_end_the_run(cli: Cli, serve: Serve) -> None:
     """An exception in a tool gives an error result, and the run continues."""
     cli.file(

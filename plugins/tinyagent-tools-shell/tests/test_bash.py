@@ -157,14 +157,14 @@ async def test_there_is_no_input(bash: Bash) -> None:
 
 
 async def test_the_folder(bash: Bash, here: Path) -> None:
-    """`cwd` is the working directory or a folder below it."""
+    """`cwd` is the working directory or a folder below it. All else is an error that names the folder."""
     (here / "out").symlink_to(here.parent)
     assert f"{here}\n" == text(await bash("pwd"))
     assert f"{here / 'sub'}\n{here / 'sub'}\n" == text(await bash("pwd; echo $PWD", cwd="sub"))
     for path in ("..", "/", "out", "sub/../..", str(here) + "x", "/proc/self/root"):
         with pytest.raises(ToolError, match="outside the working directory"):
             await bash("pwd", cwd=path)
-    for path in ("nowhere", "a\0b"):
+    for path in ("nowhere", "a\0b", "n" * 300):
         with pytest.raises(ToolError, match=r"no folder|cannot be resolved"):
             await bash("pwd", cwd=path)
 

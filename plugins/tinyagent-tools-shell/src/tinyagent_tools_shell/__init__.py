@@ -150,11 +150,13 @@ async def _run_command(
 def _folder(root: Path, path: str) -> str:
     try:
         found = (root / path).resolve()
+        is_inside = found.is_relative_to(root)
+        is_folder = is_inside and found.is_dir()
     except (OSError, ValueError, RuntimeError) as error:
         raise ToolError(f"The folder {path!r} cannot be resolved: {error}.") from None
-    if not found.is_relative_to(root):
+    if not is_inside:
         raise ToolError(f"The folder {path!r} is outside the working directory. Use a path inside it.")
-    if not found.is_dir():
+    if not is_folder:
         raise ToolError(f"There is no folder {path!r} in the working directory.")
     return str(found)
 
