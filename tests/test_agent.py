@@ -536,6 +536,24 @@ async def test_the_state_while_it_streams() -> None:
     )
 
 
+async def test_the_state_is_read_while_a_message_ends() -> None:
+    """A reader in another thread does not bring the message so far back, whenever it reads."""
+    agent = make("Hi")
+
+    class History(list[Any]):
+        """A history in whose place the other thread continues."""
+
+        def append(self, message: Any) -> None:
+            super().append(message)
+            _ = agent.state
+
+    agent.state["messages"] = History()
+    seen: list[Any] = []
+    agent.subscribe(lambda event: seen.append((event.type, agent.state["stream_message"])))
+    await agent.prompt("Hi")
+    assert ("turn_end", None) in seen
+
+
 def test_the_history_can_be_written() -> None:
     """It can be replaced, extended and cleared; the caller's list is copied."""
     agent = make()

@@ -858,14 +858,14 @@ async def test_the_limit_of_tokens_without_usage_is_a_note() -> None:
 
 USAGES: list[Any] = [
     *(None, {}, {"cost": None}, {"cost": "free"}, [1], "many"),
-    *({"cost": cost} for cost in (float("nan"), -5, True, [])),
-    *({"input": count, "output": 1} for count in ("3", -1, float("nan"), None, {})),
+    *({"cost": cost} for cost in (float("nan"), -5, True, [], 10**400)),
+    *({"input": count, "output": 1} for count in ("3", -1, float("nan"), None, {}, 10**400)),
 ]
 
 
 @pytest.mark.parametrize("usage", USAGES)
 async def test_invalid_usage_is_tolerated(usage: Any) -> None:
-    """A missing or invalid cost does not end the run."""
+    """A missing or invalid count or cost does not end the run, nor does a number of 400 digits."""
     calls = Reply(call("echo", n=1), usage=usage)
     provider = ScriptedProvider(calls, "done")
     events = await run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import pytest
 
@@ -83,6 +84,26 @@ async def test_a_failure_is_the_last_event(end: str | Exception, kind: str, text
     assert KEY not in repr(message)
 
 
+async def test_a_short_key_stays_in_the_texts_of_errors() -> None:
+    """The placeholder keys of local servers are parts of words, so they are not removed."""
+    message = await Answer(ValueError("no text")).read({"api_key": "x"})
+    assert "ValueError: no text" == message["error_message"]
+
+
+async def test_the_first_event_has_no_content() -> None:
+    """A generator may build several events before it yields them. `start` shows the message without them."""
+    builder = MessageBuilder(MODEL)
+
+    async def events() -> AsyncGenerator[BuilderEvent, None]:
+        index, opened = builder.open_text()
+        for event in (opened, builder.delta(index, "Hi"), builder.close(index), builder.done("stop")):
+            yield event
+
+    start, *others = await collect(stream_reply(builder, events(), {}))
+    assert ("start", []) == (start["type"], start["partial"]["content"])
+    check_reply([start, *others])
+
+
 async def test_a_failure_before_the_first_event() -> None:
     """The reply still begins with `start`, and its message is empty."""
     builder = MessageBuilder(MODEL)
@@ -126,3 +147,46 @@ async def test_a_reply_that_is_left() -> None:
     await anext(reply)
     await reply.aclose()
     assert answer.closed
+
+
+class UncleanAnswer(Answer):
+    """An answer whose connection fails while it is closed."""
+
+    async def events(self) -> AsyncGenerator[BuilderEvent, None]:
+        """Yield the events."""
+        try:
+            async with aclosing(super().events()) as events:
+                async for event in events:
+                    yield event
+        finally:
+            raise OSError("cannot be closed")
+
+
+async def test_a_complete_reply_whose_connection_fails() -> None:
+    """A reply has one end. What fails after `done` changes nothing."""
+    answer = UncleanAnswer("done")
+    reply = stream_reply(answer.builder, answer.events(), {})
+    events = await collect(reply)
+    check_reply(events)
+    assert "done" == events[-1]["type"]
+    assert "stop" == (await reply.result())["stop_reason"]
+
+
+async def test_a_reply_that_is_left_and_cannot_be_closed() -> None:
+    """`aclose` raises no error."""
+    answer = UncleanAnswer("wait")
+    reply = stream_reply(answer.builder, answer.events(), {})
+    assert "start" == (await anext(reply))["type"]
+    await anext(reply)
+    await reply.aclose()
+
+
+async def test_an_aborted_reply_whose_connection_fails() -> None:
+    """The message is `aborted` if closing the connection fails because of that."""
+    answer, signal = UncleanAnswer("wait"), asyncio.Event()
+    reply = stream_reply(answer.builder, answer.events(), {"signal": signal})
+    reading = asyncio.create_task(collect(reply))
+    await answer.waiting.wait()
+    signal.set()
+    check_reply(await reading)
+    assert "aborted" == (await reply.result())["stop_reason"]

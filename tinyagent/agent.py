@@ -218,12 +218,13 @@ class Agent:
     def _emit(self, event: AgentEvent) -> Awaitable[None] | None:
         if type(event) is MessageUpdateEvent:
             self._latest = event
+        elif type(event) is MessageEndEvent:
+            self._latest = None  # first, because another thread may read the state meanwhile
+            apply_event(self._state, event)
+            self._steering.discard(event.message)
+            self._follow_ups.discard(event.message)
         else:
             apply_event(self._state, event)
-            if type(event) is MessageEndEvent:
-                self._latest = None
-                self._steering.discard(event.message)
-                self._follow_ups.discard(event.message)
         waiting = self._listeners.call(event) if self._listeners.functions else None
         active = self._active
         channel = active.channel if active is not None else None

@@ -38,7 +38,6 @@ message, and `error_from_message` reads it back.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
@@ -429,6 +428,15 @@ def shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
 
 
+MIN_KEY_LENGTH = 6
+"""Shorter API keys are not removed from error texts, because they could be parts of words."""
+
+
+def without_key(text: str, key: str | None) -> str:
+    """Remove an API key from a text, because a server may repeat it."""
+    return text.replace(key, "[key]") if key and len(key) >= MIN_KEY_LENGTH else text
+
+
 def _attribute(error: BaseException, name: str) -> object:
     try:
         return getattr(error, name, None)
@@ -444,11 +452,15 @@ def _as_status(value: object) -> int | None:
     return value if type(value) is int and 100 <= value < 600 else None
 
 
+MAX_AMOUNT = 1e300
+"""Larger amounts are ignored as mistakes: sums of such integers cannot be converted to `float`."""
+
+
 def as_amount(value: object) -> float | None:
     """Return a number that is finite and not negative, and None for other values."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if 0 <= value < math.inf else None
+    return value if 0 <= value <= MAX_AMOUNT else None
 
 
 _CLASSES: dict[str, type[TinyAgentError]] = {

@@ -21,13 +21,13 @@ reply, with the content so far. When the call is aborted, the generator is cance
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import suppress
 
 from ._cancel import Aborted, CancelScope
 from ._stream.builder import BuilderEvent, MessageBuilder
 from ._stream.generator_reply import GeneratorReply
-from .agent_types import SimpleStreamOptions, StopReason
-from .errors import ErrorFields, StreamInterruptedError, error_fields
+from .agent_types import SimpleStreamOptions
+from .errors import StreamInterruptedError, error_fields, without_key
 
 __all__ = ["BuilderEvent", "GeneratorReply", "MessageBuilder", "stream_reply"]
 
@@ -40,7 +40,8 @@ def stream_reply(
     Args:
         builder: The builder of the events.
         events: The events of the blocks, and `builder.done(…)` as the last one.
-        options: Those of the call: `signal` aborts it, and `api_key` is removed from the texts of errors.
+        options: Those of the call: `signal` aborts it, and `api_key` is removed from the texts of errors (a
+            short one is not, because it could be a part of a word).
     """
     return GeneratorReply(_complete(builder, events, options))
 
@@ -48,37 +49,40 @@ def stream_reply(
 async def _complete(
     builder: MessageBuilder, events: AsyncGenerator[BuilderEvent, None], options: SimpleStreamOptions
 ) -> AsyncGenerator[BuilderEvent, None]:
-    started = False
-    reason: StopReason
+    first, started = builder.start(), False  # before the events, whose content it must not have
     try:
-        async with aclosing(events):
-            while True:
-                async with CancelScope(options.get("signal")):
-                    event = await anext(events, None)
-                if event is None:
-                    raise StreamInterruptedError(
-                        "The reply of the provider ended without `done`, so it may be incomplete.",
-                        retryable=True,
-                    )
-                if not started and event["type"] != "start":
-                    yield builder.start()
-                started = True
-                yield event
-                if event["type"] in ("done", "error"):
-                    return
-    except Aborted:
-        reason, fields = "aborted", ErrorFields(error_message="The call was aborted.")
+        while True:
+            event = await _next_event(builder, events, options)
+            if not started and event["type"] != "start":
+                yield first
+            started = True
+            yield event
+            if event["type"] in ("done", "error"):
+                return
+    finally:
+        with suppress(Exception):  # The reply has its end, or is not read any more.
+            await events.aclose()
+
+
+async def _next_event(
+    builder: MessageBuilder, events: AsyncGenerator[BuilderEvent, None], options: SimpleStreamOptions
+) -> BuilderEvent:
+    """Return the next event. An abort and a failure are events, too."""
+    signal, key = options.get("signal"), options.get("api_key")
+    try:
+        async with CancelScope(signal):
+            event = await anext(events, None)
+        if event is not None:
+            return event
+        raise StreamInterruptedError(
+            "The reply of the provider ended without `done`, so it may be incomplete.", retryable=True
+        )
     except Exception as error:  # noqa: BLE001 - each failure is an event
-        reason, fields = "error", _without_key(error_fields(error), options.get("api_key"))
-    if not started:
-        yield builder.start()
-    yield builder.fail(reason, **fields)
-
-
-def _without_key(fields: ErrorFields, key: str | None) -> ErrorFields:
-    """Remove the API key from the texts of an error, because a server may repeat it."""
-    if key and "error_message" in fields:
-        fields["error_message"] = fields["error_message"].replace(key, "[key]")
-    if key and "error_hint" in fields:
-        fields["error_hint"] = fields["error_hint"].replace(key, "[key]")
-    return fields
+        # A generator may replace its cancellation by an exception while it closes its connection.
+        if isinstance(error, Aborted) or (signal is not None and signal.is_set()):
+            return builder.fail("aborted", "The call was aborted.")
+        fields = error_fields(error)
+        fields["error_message"] = without_key(fields["error_message"], key)
+        if "error_hint" in fields:
+            fields["error_hint"] = without_key(fields["error_hint"], key)
+        return builder.fail("error", **fields)

@@ -47,6 +47,7 @@ from tinyagent.errors import (
     StreamInterruptedError,
     error_fields,
     error_text,
+    without_key,
 )
 
 __all__ = ["Failure", "ModelCall"]
@@ -72,9 +73,6 @@ _Option: TypeAlias = Literal[
     "response_schema",
 ]
 _OPTIONS: tuple[_Option, ...] = get_args(_Option)
-
-MIN_KEY_LENGTH = 6
-"""Shorter API keys are not removed from error texts, because they could be parts of words."""
 
 
 class Failure(NamedTuple):
@@ -272,9 +270,9 @@ class ModelCall:
                 if message["stop_reason"] == "error"
                 else str(Aborted())
             )
-            message["error_message"] = self._without_key(str(text))
+            message["error_message"] = without_key(str(text), self._key)
         if message.get("finish_reason"):
-            message["finish_reason"] = self._without_key(str(message["finish_reason"]))
+            message["finish_reason"] = without_key(str(message["finish_reason"]), self._key)
         return await self._end(message)
 
     async def close(self, failure: Failure) -> AssistantMessage:
@@ -285,9 +283,9 @@ class ModelCall:
         except MALFORMED:
             message = normalise_message({**self._builder.message(), "stop_reason": failure.reason})
         fields = failure.fields.copy()
-        fields["error_message"] = self._without_key(fields["error_message"])
+        fields["error_message"] = without_key(fields["error_message"], self._key)
         if "error_hint" in fields:
-            fields["error_hint"] = self._without_key(fields["error_hint"])
+            fields["error_hint"] = without_key(fields["error_hint"], self._key)
         return await self._end({**message, **fields})
 
     async def _end(self, message: AssistantMessage) -> AssistantMessage:
@@ -296,9 +294,6 @@ class ModelCall:
         self.message = message
         await send(self._emit, MessageEndEvent(message=message))
         return message
-
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key and len(self._key) >= MIN_KEY_LENGTH else text
 
 
 def _is_update(event: StreamEvent) -> TypeGuard[AssistantMessageEvent]:
