@@ -61,7 +61,7 @@ test-heavy: $(HEAVY_PEERS:=/.ready) ## run the tests of the plugins that need en
 		else echo "tinyagent-$$name is not tested: it cannot be installed"; fi; \
 	done
 
-test-fast: $(VENV)/.ready-dev ## run the tests that start few processes, in a minute or two
+test-fast: $(VENV)/.ready-dev ## run the tests that start few processes, in two or three minutes
 	$(BIN)/python -m pytest -q -r fE -n $(WORKERS) -m "not slow" tests $(PYTEST_ARGS)
 
 coverage: $(VENV)/.ready-dev ## measure the coverage of the fast tests, which has a floor

@@ -1,4 +1,4 @@
-"""Fixtures of every test: no network, no key, an empty home, and no remaining task."""
+"""Fixtures of every test: no network, no key, no terminal, an empty home, and no remaining task."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import ipaddress
 import os
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Generator
 from pathlib import Path
@@ -25,6 +26,30 @@ for _name in ("SIGALRM", "SIGCHLD", "SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
         signal.signal(
             getattr(signal, _name), signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL
         )
+
+
+def _leave_terminal() -> None:
+    """Give up the controlling terminal: commands would ask on it, and wait for answers.
+
+    A session leader would end its session. macOS sends Ctrl-C only to processes that have the terminal, so
+    there only the workers of xdist leave it.
+    """
+    if sys.platform == "win32" or os.getsid(0) == os.getpid():
+        return
+    if sys.platform != "linux" and "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    import fcntl
+    import termios
+
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR)
+    except OSError:
+        return
+    fcntl.ioctl(terminal, termios.TIOCNOTTY)
+    os.close(terminal)
+
+
+_leave_terminal()
 
 # These start many processes, or wait for the real end of one. `make test-fast` leaves them out.
 SLOW = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from tinyagent.testing import FakeReply, FakeServer
 
-from .conftest import SECONDS, Cli, Serve, Terminal, tool_result
+from .conftest import ROOT, SECONDS, Cli, Serve, Terminal, tool_result
 from .test_chat import _chat
 
 ASKING = """
@@ -209,6 +210,17 @@ def test_the_budget_holds(cli: Cli, serve: Serve) -> None:
     terminal.type("a\n")
     terminal.end()
     assert "four  None the limit of 100 tokens is reached" == tool_result(server)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only the workers of xdist leave the terminal")
+def test_tests_have_no_terminal(cli: Cli) -> None:
+    """Tests that are started on a terminal do not wait for answers on it."""
+    code = "import os, tests.conftest; os.open('/dev/tty', os.O_RDWR)"
+    command = ["sh", "-c", f'cd "{ROOT}"; "{sys.executable}" -c "{code}"; echo "exit code $?"']
+    terminal = cli.on_terminal(program=command)
+    terminal.expect("exit code 1")
+    assert "No such device or address: '/dev/tty'" in terminal.shown.decode()
+    assert 0 == terminal.end()
 
 
 @pytest.mark.parametrize(
