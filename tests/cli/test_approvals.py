@@ -260,6 +260,13 @@ def test_a_long_call_runs_only_after_a_full_yes_or_a_view(cli: Cli, serve: Serve
     assert texts[1] + texts[2] == written(cli)
 
 
+def test_the_answer_is_typed_behind_the_question() -> None:
+    """However wide the terminal is, the question ends with a colon and a blank, not with an empty line."""
+    for width in range(21, 120):
+        text = question(asked({"command": "make"}), width=width).text
+        assert text.split("\n")[-1].endswith(": "), width
+
+
 def test_keys_before_the_question_are_ignored(cli: Cli, server: FakeServer) -> None:
     """Keys that were typed before the question are discarded."""
     terminal = cli.on_terminal(*RUN, stdin=subprocess.PIPE)

@@ -36,6 +36,8 @@ CASES = {
     "a bad level": (["-m", "ollama/x", "--thinking", "hard", "Hi"], 2, "'hard' is not one of"),
     "two prompts": (["-m", "ollama/x", "Hi", "there"], 2, "unexpected extra argument"),
     "no replay file": (["-m", "replay:nope.jsonl", "Hi"], 2, "nope.jsonl"),
+    "a replay without a file": (["-m", "replay", "Hi"], 3, "A replay needs its file: -m replay:FILE"),
+    "a replay with an empty file name": (["-m", "replay:", "Hi"], 3, "A replay needs its file"),
     "an output that is a directory": (
         ["-m", "ollama/x", "-o", ".", "Hi"],
         2,

@@ -172,6 +172,18 @@ def test_formats(cli: Cli) -> None:
     assert {"line-1", "line-3"} == set(results(cli.work / "l.jsonl"))
 
 
+def test_each_field_of_an_item_can_be_kept(cli: Cli) -> None:
+    """The result repeats the id and the prompt, too; a column that the table does not have is an error."""
+    (cli.work / "t.csv").write_text("id,prompt,note\n7,Hi,x\n")
+    command = ("batch", "t.csv", *DEMO, "-o", "out.jsonl")
+    done = cli(*command, "--keep", "note,prompt")
+    assert 2 == done.code
+    assert "--keep note,prompt: the table has the columns id, prompt, note." in done.err
+    assert 0 == cli(*command, "--keep", "id", "--keep", "prompt", "--keep", "note").code
+    kept = results(cli.work / "out.jsonl")["7"]["variables"]
+    assert {"id": "7", "prompt": "Hi", "note": "x"} == kept
+
+
 def test_encodings_of_tables() -> None:
     """A table may be UTF-8 with or without a BOM, or UTF-16, with any line ends."""
     text = 'id,note\r\na,"ä\nb"\r\nb,c\r\n'

@@ -231,6 +231,13 @@ def test_a_typo_gets_a_suggestion(cli: Cli, serve: Serve) -> None:
     assert "Unknown provider 'opnai'. Did you mean 'openai'?" in cli("run", "-m", "opnai/gpt-5", "Hi").err
 
 
+def test_a_name_that_is_hardly_similar_is_no_suggestion(cli: Cli) -> None:
+    """`nope` does not mean `openai`, for a model and for a key."""
+    for command in (("run", "-m", "nope/x", "Hi"), ("keys", "set", "nope")):
+        done = cli(*command)
+        assert (True, False) == ("provider 'nope'" in done.err, "Did you mean" in done.err), done.err
+
+
 @pytest.mark.parametrize("text", ["qwn", "qwen3:4c", "olama/qwen3:4b", "QWEN4"])
 def test_a_typo_of_a_tagged_model_gets_a_suggestion(text: str) -> None:
     """The tag, which is long in comparison with the name, need not be typed."""

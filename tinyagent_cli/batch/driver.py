@@ -265,12 +265,18 @@ class _Batch:
             self.stop(error)  # every executor finishes what is in flight
 
     def _check_columns(self, columns: list[str]) -> None:
-        """Check that a table has what the prompt needs, because otherwise each of its rows is a bad line."""
+        """Check that a table has the columns that the prompt and --keep need: all its rows have the same."""
         template, known = self._template, ", ".join(columns)
         if self._needs_prompt and "prompt" not in columns:
             raise InputError(
                 "The table has no column 'prompt', and there is no --prompt.",
                 hint=f"Its columns are {known}. Write a prompt: --prompt '… {{{{ {columns[-1]} }}}} …'",
+            )
+        unknown = [name for name in self._options.keep if name not in columns]
+        if unknown:
+            raise InputError(
+                f"--keep {unknown[0]}: the table has the columns {known}.",
+                hint="For several columns, repeat --keep.",
             )
         missing = [] if template is None else template.missing(columns)
         if missing and template is not None:

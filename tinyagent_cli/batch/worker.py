@@ -276,7 +276,9 @@ def _result(
     fields = result(progress, error, None, seconds)
     own: dict[str, object] = {"type": "result", "id": item.id, "line": item.line}
     if keep:
-        own["variables"] = {name: item.variables.get(name) for name in keep}
+        texts = {"id": item.id, "prompt": item.prompt, "system": item.system, "model": item.model}
+        fields_of_item = {**texts, **item.variables}
+        own["variables"] = {name: fields_of_item.get(name) for name in keep}
     usage = progress.usage or {}
     failure = None if error is None else describe(error)
     return ItemResult(

@@ -274,17 +274,22 @@ async def _list_proxy_models() -> list[ModelInfo]:
     return await list_openai_models(model, {"api_key": token})
 
 
+_NO_FILE = "A replay needs its file: -m replay:FILE"
+
+
 def _no_replay_file(model_id: str, options: Mapping[str, JsonValue]) -> Model:
-    raise ConfigurationError("A replay needs its file: -m replay:FILE")
+    raise ConfigurationError(_NO_FILE)
 
 
 def replay(path: str, on_warning: Callable[[str], None]) -> Provider:
     """Return the provider that replays the run recorded in `path`."""
     from tinyagent.replay_provider import replay_provider
 
+    if not path:
+        raise ConfigurationError(_NO_FILE)
     try:
         Path(path).expanduser().stat()  # it is not opened here: a pipe can be read once
     except (OSError, RuntimeError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
-        raise InputError(f"Cannot read {path or 'a file'} (-m replay:FILE): {why}.") from None
+        raise InputError(f"Cannot read {path} (-m replay:FILE): {why}.") from None
     return replay_provider(path, on_warning=on_warning)

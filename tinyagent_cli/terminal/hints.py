@@ -29,14 +29,17 @@ def _quoted(text: str) -> str:
     return f'"{text}"' if not set(text) & set('"$`\\!') else "'" + text.replace("'", "'\\''") + "'"
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is most similar to `name`; None if no name is."""
+def nearest(name: str, known: Iterable[str], ratio: float = 0.6) -> str | None:
+    """Return the known name that is most similar to `name`; None if none reaches this ratio, from 0 to 1."""
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(name, list(known), 1)), None)
+    return next(iter(get_close_matches(name, list(known), 1, ratio)), None)
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return a sentence with the known name that is most similar to `name`; empty if no name is."""
-    near = nearest(name, known)
+    """Return a sentence with the known name that is most similar to `name`; empty if no name is.
+
+    It is stricter than `nearest`, because there are many names: 'openai' is not what was meant by 'nope'.
+    """
+    near = nearest(name, known, 0.7)
     return f" Did you mean {one_line(near, 60)!r}?" if near else ""

@@ -31,6 +31,7 @@ def wrap_words(text: str, width: int) -> str:
     """Break lines at blanks, so that no line is wider than a number of columns.
 
     A longer word, such as a path, stays whole. Indented lines are commands to copy, so they are not changed.
+    Blanks at the end of a line stay there, where the user types the answer to a question.
 
     Args:
         text: Text without control characters, except line breaks.
@@ -56,14 +57,15 @@ def _wrapped(line: str, width: int) -> str:
     if len(line) * 2 <= width or line.startswith(" ") or cell_width(line) <= width:
         return line
     lines = [""]
-    for word in line.split(" "):
+    words = line.rstrip(" ")
+    for word in words.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
         if lines[-1] and cell_width(longer) > width:
             lines[-1] = lines[-1].rstrip()
             lines.append(word)
         else:
             lines[-1] = longer
-    return "\n".join(lines)
+    return "\n".join(lines) + line[len(words) :]
 
 
 def cell_width(text: str) -> int:
