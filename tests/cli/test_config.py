@@ -310,6 +310,16 @@ def test_the_document_lists_all_settings() -> None:
     assert script["with_reference"](text) == text, "run .venv/bin/python scripts/list-settings --write"
 
 
+def test_the_document_says_what_a_project_may_set() -> None:
+    """Its section about project files names each setting that such a file may have."""
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    section = text.partition("## What a project file may do\n")[2].partition("\n## ")[0]
+    names = {setting.key.partition(".")[2] for setting in all_settings() if setting.project}
+    assert {"model", "compact"} <= names
+    # `sandbox.network` is described by what it does.
+    assert set() == {name for name in names if f"`{name}" not in section} - {"network"}
+
+
 NOT_FOR_USERS = {
     *(
         "COMP_LINE",
