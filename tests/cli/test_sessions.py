@@ -828,6 +828,7 @@ def test_fork(cli: Cli) -> None:
     [origin] = [session for session in sessions.values() if session["name"] == "s"]
     assert origin["id"] == sessions[copy]["parent"]
     assert 2 == cli("sessions", "fork", "s", "s").code
+    assert "t\n" == cli("sessions", "fork", "s", "t").out  # the name that other commands take
 
 
 def test_remove_asks(cli: Cli) -> None:

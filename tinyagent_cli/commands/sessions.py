@@ -298,7 +298,7 @@ def remove(app: AppContext, names: tuple[str, ...], everything: bool, yes: bool)
 @click.argument("name", required=False, type=TextArgument())
 @common_options
 def fork(session: str, name: str | None) -> None:
-    """Copy SESSION, with a NAME if one is given, and print the id of the copy.
+    """Copy SESSION, with a NAME if one is given. Print the name of the copy, or its id if it has none.
 
     The copy belongs to the working directory, so `tinyagent run -c` continues it.
     """
