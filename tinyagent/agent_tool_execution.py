@@ -59,7 +59,7 @@ from .agent_types import (
 from .errors import ToolArgumentsError, error_text
 from .interaction import ToolInteraction
 
-__all__ = ["ToolBatch", "execute_tool_calls", "send", "skip_tool_call", "validate_tool_arguments"]
+__all__ = ["ToolBatch", "execute_tool_calls", "skip_tool_call", "validate_tool_arguments"]
 
 Emit = Callable[[AgentEvent], Awaitable[None] | None]
 """Receives an event. If it returns an awaitable, this is awaited before the next event."""
