@@ -101,6 +101,17 @@ async def test_a_fork_goes_on_without_the_original(start: Start, project: Path) 
     assert ["What is 6 * 7?What is 6 * 9?", "What is 6 * 7?What is 6 * 8?"] == asked
 
 
+async def test_a_fork_that_cannot_start(start: Start, project: Path) -> None:
+    """No copy stays behind."""
+    editor = await start()
+    session = (await editor.new()).session_id
+    await editor.ask(session, "Hello")
+    other = await start(model="openai/gpt-5")
+    with pytest.raises(RequestError, match="There is no key"):
+        await other.agent.fork_session(cwd=str(project), session_id=session, mcp_servers=[])
+    assert [session] == [saved.session_id for saved in (await editor.agent.list_sessions()).sessions]
+
+
 @pytest.mark.parametrize("id", ["0" * 32, "../../etc/passwd", "", "hello"])
 async def test_there_is_no_such_session(start: Start, project: Path, id: str) -> None:
     """It is an error, and no session with this name is created."""

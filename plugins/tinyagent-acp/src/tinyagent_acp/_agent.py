@@ -199,7 +199,11 @@ class AcpAgent:
         _check_folder(cwd)
         await _check_saved(session_id)
         copy = await _answered(_catalogue.copy_session(cwd, session_id))
-        session = await self._continue(cwd, copy, mcp_servers or [])
+        try:
+            session = await self._continue(cwd, copy, mcp_servers or [])
+        except Exception:
+            await _answered(_catalogue.remove_session(cwd, copy))  # the editor does not know of the copy
+            raise
         return ForkSessionResponse(
             session_id=session.id, modes=session.modes, config_options=[*session.config_options]
         )

@@ -67,6 +67,11 @@ async def copy_session(folder: str, id: str) -> str:
     return (await _run(folder, "sessions", "fork", id)).decode().strip()
 
 
+async def remove_session(folder: str, id: str) -> None:
+    """Remove a saved session."""
+    await _run(folder, "sessions", "remove", "--yes", id)
+
+
 async def templates(folder: str) -> list[Template]:
     """Return the templates."""
     return await _read(folder, list[Template], "templates", "list")
