@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tinyagent import sandbox
+from tinyagent.testing import FakeServer
 from tinyagent_cli.config.settings import load_settings
 from tinyagent_cli.plugins import check as plugin_check
 from tinyagent_cli.plugins import doctor
@@ -270,6 +271,20 @@ def test_endpoints(cli: Cli, serve: Serve) -> None:
     assert (1, False) == (code, found["endpoint dead"]["ok"])
     assert found["endpoint dead"]["hint"]
     assert str(found["endpoint dead"]["message"]).startswith("cannot connect to ")
+
+
+def test_a_proxy(cli: Cli) -> None:
+    """A proxy needs its token and its address, and is asked for its models."""
+    with FakeServer(FakeReply.json({"models": [{"id": "m", "name": ""}]})) as server:
+        url, token = server.url, "sk-test-token"
+        code, found = examine(
+            cli, TINYAGENT_MODEL="proxy/m", TINYAGENT_PROXY_URL=url, TINYAGENT_PROXY_TOKEN=token
+        )
+        assert (0, "answers, with 1 model") == (code, found["endpoint proxy"]["message"])
+        code, found = examine(cli, TINYAGENT_MODEL="proxy/m", TINYAGENT_PROXY_TOKEN=token)
+        assert (3, True) == (code, "PROXY_URL is not set" in str(found["endpoint proxy"]["message"]))
+        code, found = examine(cli, TINYAGENT_MODEL="proxy/m", TINYAGENT_PROXY_URL=url)
+        assert (3, "TINYAGENT_PROXY_TOKEN is not set") == (code, found["keys proxy"]["message"])
 
 
 def test_offline_sends_no_request(cli: Cli, serve: Serve) -> None:

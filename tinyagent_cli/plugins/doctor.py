@@ -23,7 +23,7 @@ from tinyagent_cli.config.settings import Settings, load_settings
 from tinyagent_cli.terminal.amounts import counted
 from tinyagent_cli.version import DISTRIBUTION
 
-from .builtin import key_state, provider_plugins
+from .builtin import key_state, key_variable, provider_plugins
 from .check import check_all
 from .compatibility import version_misfit
 from .discovery import Plugin, find, normalised
@@ -240,7 +240,8 @@ def _keys_and_endpoints(found: Settings, seconds: float | None) -> Iterator[Find
             continue
         try:
             provider = loader.provider(name)
-            variable = provider.api_key_env
+            is_proxy = name == "proxy" and name not in found.providers  # it reads its token by itself
+            variable = key_variable(name, None) if is_proxy else provider.api_key_env
             key = found.find_key(name, variable)
         except TinyAgentError as error:
             yield Finding("keys", name, 3, str(error), error.hint)
@@ -250,7 +251,7 @@ def _keys_and_endpoints(found: Settings, seconds: float | None) -> Iterator[Find
             yield Finding("keys", name, 3, f"{variable} is not set", hint)
             continue
         yield Finding("keys", name, 0, key_state(key, variable))
-        if seconds is not None and (name in found.providers or name in SERVERS):
+        if seconds is not None and (name in found.providers or name in SERVERS or is_proxy):
             yield _endpoint(provider, seconds)
 
 
