@@ -62,7 +62,8 @@ def _report(error: BaseException, app: AppContext) -> int:
 
         if fault() is not None:
             raise error  # not a defect: `main` reports the broken installation
-    if app.verbosity > 1 and failure.exit_code and not isinstance(error, SystemExit):
+    has_failed = failure.exit_code and failure.kind != HELP and not isinstance(error, SystemExit)
+    if app.verbosity > 1 and has_failed:
         app.traceback(error)
     if failure.kind in (*STOPPED, HELP):  # not an error: the user's wish, or how to go on
         app.show("\n".join(filter(None, (failure.message, failure.hint))))

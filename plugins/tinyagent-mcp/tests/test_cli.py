@@ -41,11 +41,12 @@ def test_the_entry_points() -> None:
 
 
 def test_without_a_command_the_help_is_shown() -> None:
-    """`tinyagent mcp` alone shows the help of the group, with exit code 2, as other groups do."""
-    done = tinyagent("mcp")
-    assert (2, "") == (done.returncode, done.stdout)
-    assert done.stderr.startswith("Usage: tinyagent mcp ")
-    assert "Try 'tinyagent" not in done.stderr
+    """`tinyagent mcp` alone shows the help of the group, with exit code 2, as other groups do; -vv, too."""
+    for command in (["mcp"], ["-vv", "mcp"]):
+        done = tinyagent(*command)
+        assert (2, "") == (done.returncode, done.stdout)
+        assert done.stderr.startswith("Usage: tinyagent mcp ")
+        assert "Try 'tinyagent" not in done.stderr
 
 
 def test_configured_servers_offer_tools() -> None:
