@@ -39,6 +39,8 @@ ELSEWHERE = {
     "install": "plugins install",
     "uninstall": "plugins uninstall",
     "aliases": "models alias",
+    "version": "--version",
+    "help": "--help",
 }
 """Commands of similar programs, and ours for the same purpose."""
 

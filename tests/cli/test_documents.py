@@ -212,6 +212,15 @@ def check_call(words: list[str]) -> None:
             return
 
 
+@pytest.mark.parametrize(
+    "page", [page for page in BLOCKS if page.name == "plugins.md" or "write-a" in page.name]
+)
+def test_a_page_with_tests_says_what_they_need(page: Path) -> None:
+    """Nothing of tinyagent installs pytest, so a page that runs it says that before."""
+    before, runs, _ = page.read_text("utf-8").partition("$ python -m pytest")
+    assert not runs or re.search("pip install .*pytest", before)
+
+
 SHELL_BLOCKS = [pytest.param(block, id=str(block)) for block in ALL if block.language in SHELL]
 
 

@@ -82,6 +82,13 @@ def test_an_unknown_command_names_the_nearest(cli: Cli) -> None:
     assert "tinyagent run 'What is $HOME?'" in cli("What is $HOME?").err
 
 
+def test_several_tools_in_one_option(cli: Cli) -> None:
+    """For `-t calc,fs`, as pi has it, the message shows how to name several tools."""
+    done = cli("run", "-m", "demo", "-t", "calc, fs", "Hi")
+    assert (3, "") == (done.code, done.out)
+    assert "Error: Unknown tool 'calc, fs'.\nName each tool by itself: -t calc -t fs\n" == done.err
+
+
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_a_command_of_a_similar_program_names_ours(cli: Cli, name: str) -> None:
     """For `tinyagent logs`, as in llm, the message names the command with this purpose, which exists."""

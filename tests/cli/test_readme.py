@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable
 
-from .conftest import ROOT
+from .conftest import ROOT, Cli
 from .documents import Block, blocks
 from .internet import Internet
 from .reader import Reader, internet, new_reader
@@ -48,6 +49,17 @@ def test_the_answer_in_python(new_reader: Callable[..., Reader], internet: Inter
     [request] = internet.asked
     assert ("openrouter.ai", "Bearer sk-test-readme") == (request.host, request.headers["authorization"])
     assert ["add"] == [tool["function"]["name"] for tool in request.body["tools"]]
+
+
+def test_the_list_of_providers_that_are_built_in(cli: Cli) -> None:
+    """The command that is said to show the providers does so, and does not only show its help."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    sentence = re.search(r"With a key\. (.+) and others are built in; `tinyagent (.+)` lists them:", text)
+    assert sentence is not None
+    shown = cli(*sentence[2].split())
+    assert 0 == shown.code
+    for name in sentence[1].split(", "):
+        assert f"{name.lower()} " in shown.out
 
 
 def test_the_two_commands_of_a_clone() -> None:

@@ -155,6 +155,9 @@ def _unknown_tool(request: str, known: set[str]) -> ConfigurationError:
             f"{request!r} is a tool of the plugin {owners[0]!r}.",
             hint=f"Write {owners[0]}.{request}, or {owners[0]} for all its tools.",
         )
+    if "," in request:  # as pi has it
+        each = " ".join(f"-t {name.strip()}" for name in request.split(",") if name.strip())
+        return ConfigurationError(f"Unknown tool {request!r}.", hint=f"Name each tool by itself: {each}")
     return ConfigurationError(
         f"Unknown tool {request!r}.{suggestion(request, known)} Installed: {list_names(known)}.",
         hint=f"A file works too: -t ./{request}.py. Installed plugins: tinyagent plugins list",
