@@ -121,6 +121,13 @@ def write_items(path: Path, number: int) -> set[str]:
     return {f"i{n}" for n in range(number)}
 
 
+def test_plain_text_needs_an_option(cli: Cli) -> None:
+    """The warning about the first line names it."""
+    cli.file("in.txt", "One?\nTwo?\n")
+    done = cli("batch", "in.txt", *DEMO, "-o", "out.jsonl")
+    assert (1, 1) == (done.code, " ".join(done.err.split()).count("if each line is a prompt, use --lines"))
+
+
 def test_items_have_results_and_bad_lines_are_skipped(cli: Cli) -> None:
     """Each item has one result line, and a bad line is reported with its number."""
     (cli.work / "in.jsonl").write_text(

@@ -166,7 +166,8 @@ def _from_json(line: bytes, number: int, id_column: str, *, body_models: bool) -
     try:
         value = _json.decode(line)
     except (ValueError, RecursionError) as error:
-        raise _Invalid(f"it is not JSON: {error}") from None
+        hint = "; if each line is a prompt, use --lines" if number == 1 else ""
+        raise _Invalid(f"it is not JSON: {error}{hint}") from None
     if not isinstance(value, dict):
         raise _Invalid("it is not a JSON object")
     if not is_openai_request(value):
