@@ -250,6 +250,18 @@ def test_an_error_of_the_provider_does_not_end_the_chat(cli: Cli, serve: Serve) 
     assert [True] == [line["ok"] for line in _session(cli) if line["type"] == "result"]
 
 
+def test_a_prompt_that_is_too_long_can_be_removed(cli: Cli, serve: Serve) -> None:
+    """The error names the commands that help, because every later prompt would fail, too."""
+    server = serve(FakeReply.error(400, "maximum context length is 8 tokens"), FakeReply.text("Fine."))
+    terminal = _chat(cli, columns=120)
+    _ask(terminal, "long", "/undo removes the last prompt, /compact shortens the conversation")
+    _ask(terminal, "/undo", "are removed")
+    _ask(terminal, "short", "Fine.")
+    terminal.type(CTRL_D)
+    assert 0 == terminal.end()
+    assert [("user", "short")] == sent(server, 1)
+
+
 def test_undo_removes_the_last_prompt_from_the_session(cli: Cli, serve: Serve) -> None:
     """Neither the next request nor the file has it."""
     server = serve(FakeReply.text("A."), FakeReply.text("B."), FakeReply.text("C."))

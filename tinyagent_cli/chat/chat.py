@@ -14,7 +14,7 @@ from prompt_toolkit.input import Input
 from prompt_toolkit.output import Output as TerminalOutput
 
 from tinyagent.agent_types import AgentEvent, AgentMessage, MessageEndEvent, ThinkingLevel, UserMessage
-from tinyagent.errors import RunAbortedError, TinyAgentError
+from tinyagent.errors import ContextOverflowError, RunAbortedError, TinyAgentError
 from tinyagent_cli.config.environment import has_home, state_directory
 from tinyagent_cli.exit_codes import describe
 from tinyagent_cli.plugins.discovery import find
@@ -52,6 +52,11 @@ if TYPE_CHECKING:
 __all__ = ["Chat"]
 
 HISTORY_FILE = "chat-history"
+
+_TOO_LONG = (
+    "/undo removes the last prompt, /compact shortens the conversation, "
+    "and /model chooses a model with a larger context window."
+)
 
 
 class Chat:
@@ -261,7 +266,8 @@ class Chat:
             self._app.note("Stopped. The conversation is as it was." if self._compacts else "Stopped.")
         elif error is not None and not self._leaves:
             failure = describe(error)
-            self._app.error(failure.message, failure.hint)
+            too_long = isinstance(error, ContextOverflowError)
+            self._app.error(failure.message, _TOO_LONG if too_long else failure.hint)
 
     def _compact(self, instructions: str) -> None:
         self._begin(self._summarise(instructions))
