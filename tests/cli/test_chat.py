@@ -584,6 +584,19 @@ def test_ctrl_c_skips_the_list_of_models(cli: Cli, serve: Serve) -> None:
     assert 3 == cli("models", "default").code
 
 
+def test_a_local_server_that_does_not_run(cli: Cli) -> None:
+    """The choice of a model asks whether it runs; any id can be typed."""
+    cli.config('[providers.local]\nbase_url = "http://127.0.0.1:1/v1"\n')
+    terminal = _chat(cli, model="", columns=120)
+    terminal.expect("Provider (number or name)")
+    terminal.type("local" + ENTER)
+    terminal.expect("Warning: local does not list its models: cannot connect to http://127.0.0.1:1")
+    terminal.expect("Is the server running?")
+    terminal.expect_prompt("Model: ")
+    terminal.type(CTRL_D)
+    assert 3 == terminal.end()
+
+
 def test_leaving_the_choice_of_a_model_is_an_error(cli: Cli) -> None:
     """Also beside an answer that is proposed or half typed. The message shows the other ways."""
     terminal = _chat(cli, model="")

@@ -150,7 +150,7 @@ def test_search_with_a_provider_that_fails(cli: Cli, serve: Serve) -> None:
     serve(MODELS, more='[providers.dead]\nbase_url = "http://127.0.0.1:9/v1"\n')
     done = cli("models", "search", "poet")
     assert (0, "local/poet\n") == done[:2]
-    assert "dead could not be asked" in done.err
+    assert "dead could not be asked: cannot connect" in done.err
     assert (0, "") == cli("models", "search", TINYAGENT_HOME=str(cli.work / "empty"))[:2]
 
 

@@ -157,7 +157,9 @@ def _ask_provider(app: AppContext, provider: str) -> list[str]:
     except TimeoutError:
         app.warn(f"{provider} did not answer within {ANSWER_S:g} s.")
     except TinyAgentError as error:
-        app.warn(f"{provider} does not list its models: {error}")
+        app.warn(f"{provider} does not list its models: {str(error).removeprefix(f'{provider}: ')}")
+        if error.hint:
+            app.show(error.hint)
     finally:
         signal.signal(signal.SIGINT, before)
     return known

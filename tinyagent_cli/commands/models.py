@@ -320,7 +320,7 @@ async def _refresh(app: AppContext, loader: PluginLoader, names: list[str]) -> N
             app.warn(f"{name} did not answer within {_ANSWER_S:g} s.")
         except TinyAgentError as error:
             if name in loader.provider_names() and "cannot list its models" not in str(error):
-                app.warn(f"{name} could not be asked: {error}")
+                app.warn(f"{name} could not be asked: {str(error).removeprefix(f'{name}: ')}")
 
     await asyncio.gather(*map(ask, names))
 
