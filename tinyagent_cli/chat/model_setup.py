@@ -20,7 +20,7 @@ from tinyagent_cli.config import catalogue
 from tinyagent_cli.config.keys import check_key
 from tinyagent_cli.config.settings import Settings, load_settings
 from tinyagent_cli.config.toml_file import change_user_file
-from tinyagent_cli.plugins.model_lists import ask_provider
+from tinyagent_cli.plugins.model_lists import ask_provider, reason
 from tinyagent_cli.plugins.registry import PluginLoader
 from tinyagent_cli.terminal.hints import suggestion
 from tinyagent_cli.terminal.sanitise import one_line
@@ -157,7 +157,7 @@ def _ask_provider(app: AppContext, provider: str) -> list[str]:
     except TimeoutError:
         app.warn(f"{provider} did not answer within {ANSWER_S:g} s.")
     except TinyAgentError as error:
-        app.warn(f"{provider} does not list its models: {str(error).removeprefix(f'{provider}: ')}")
+        app.warn(f"{provider} does not list its models: {reason(error, provider)}")
         if error.hint:
             app.show(error.hint)
     finally:

@@ -310,7 +310,7 @@ def _ago(listing: Listing) -> str:
 async def _refresh(app: AppContext, loader: PluginLoader, names: list[str]) -> None:
     """Ask these providers for their models at the same time, and store the lists. Failures are warnings."""
     from tinyagent.errors import TinyAgentError
-    from tinyagent_cli.plugins.model_lists import ask_provider
+    from tinyagent_cli.plugins.model_lists import ask_provider, reason
 
     async def ask(name: str) -> None:
         try:
@@ -320,7 +320,7 @@ async def _refresh(app: AppContext, loader: PluginLoader, names: list[str]) -> N
             app.warn(f"{name} did not answer within {_ANSWER_S:g} s.")
         except TinyAgentError as error:
             if name in loader.provider_names() and "cannot list its models" not in str(error):
-                app.warn(f"{name} could not be asked: {str(error).removeprefix(f'{name}: ')}")
+                app.warn(f"{name} could not be asked: {reason(error, name)}")
 
     await asyncio.gather(*map(ask, names))
 

@@ -257,18 +257,19 @@ async def _list_proxy_models() -> list[ModelInfo]:
     """Ask the proxy for the models that the token may use."""
     from tinyagent._stream.model import HttpModel
     from tinyagent.openai_wire import list_openai_models
+    from tinyagent.proxy import TOKEN_VARIABLE, URL_VARIABLE
     from tinyagent_cli.config.settings import load_settings
 
-    url, token = variable("TINYAGENT_PROXY_URL"), load_settings().api_key("proxy", "TINYAGENT_PROXY_TOKEN")
+    url, token = variable(URL_VARIABLE), load_settings().api_key("proxy", TOKEN_VARIABLE)
     if url is None:
         raise ConfigurationError(
-            "There is no address of the proxy: TINYAGENT_PROXY_URL is not set.",
-            hint="Set it: export TINYAGENT_PROXY_URL=https://…",
+            f"There is no address of the proxy: {URL_VARIABLE} is not set.",
+            hint=f"Set it: export {URL_VARIABLE}=https://…",
         )
     if token is None:
         raise MissingKeyError(
-            "There is no token for the proxy: TINYAGENT_PROXY_TOKEN is not set.",
-            hint="Set it: export TINYAGENT_PROXY_TOKEN=…",
+            f"There is no token for the proxy: {TOKEN_VARIABLE} is not set.",
+            hint=f"Set it: export {TOKEN_VARIABLE}=…",
         )
     model = HttpModel(provider="proxy", base_url=f"{url.rstrip('/')}/api", api_key_env=None)
     return await list_openai_models(model, {"api_key": token})

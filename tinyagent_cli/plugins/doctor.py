@@ -27,6 +27,7 @@ from .builtin import key_state, key_variable, provider_plugins
 from .check import check_all
 from .compatibility import version_misfit
 from .discovery import Plugin, find, normalised
+from .model_lists import reason
 from .model_names import complete_choice
 from .registry import PluginLoader
 from .selection import BUILT_IN_NAMES, Preferences
@@ -260,9 +261,6 @@ def _endpoint(provider: Provider, seconds: float) -> Finding:
     assert provider.list_models is not None
     ask = provider.list_models
 
-    def message(error: TinyAgentError) -> str:
-        return str(error).removeprefix(f"{provider.name}: ")  # the subject of the finding
-
     async def answer() -> int:
         async with asyncio.timeout(seconds):
             return len(await ask())
@@ -273,14 +271,16 @@ def _endpoint(provider: Provider, seconds: float) -> Finding:
         hint = "Check that it is running, and the port in its base_url. --timeout allows more time."
         return Finding("endpoint", provider.name, 1, f"no answer within {seconds:g} s", hint)
     except AuthenticationError as error:
-        return Finding("endpoint", provider.name, 3, message(error), error.hint or "Set a valid key.")
+        return Finding(
+            "endpoint", provider.name, 3, reason(error, provider.name), error.hint or "Set a valid key."
+        )
     except ProviderError as error:
         if error.status is not None and error.status < 500:
             return Finding("endpoint", provider.name, 0, "answers, but does not list its models")
         hint = "Check that it is running, and its base_url: [providers.NAME] in config.toml"
-        return Finding("endpoint", provider.name, 1, message(error), error.hint or hint)
+        return Finding("endpoint", provider.name, 1, reason(error, provider.name), error.hint or hint)
     except TinyAgentError as error:
-        return Finding("endpoint", provider.name, 3, message(error), error.hint)
+        return Finding("endpoint", provider.name, 3, reason(error, provider.name), error.hint)
     except Exception as error:  # noqa: BLE001 - a provider may do anything
         return Finding("endpoint", provider.name, 1, f"{type(error).__name__}: {error}")
     return Finding("endpoint", provider.name, 0, f"answers, with {counted(count, 'model')}")

@@ -12,7 +12,7 @@ from tinyagent_cli.config import catalogue
 from .failures import missing_key
 from .registry import PluginLoader
 
-__all__ = ["ask_provider", "with_facts"]
+__all__ = ["ask_provider", "reason", "with_facts"]
 
 
 async def ask_provider(loader: PluginLoader, name: str) -> list[ModelInfo]:
@@ -60,3 +60,8 @@ def with_facts(provider: str, info: ModelInfo) -> ModelInfo:
     return replace(
         info, context_window=window, input_price=facts.input_price, output_price=facts.output_price
     )
+
+
+def reason(error: TinyAgentError, provider: str) -> str:
+    """Return why a provider has no list, for a message that begins with the name of the provider."""
+    return str(error).removeprefix(f"{provider}: ")
